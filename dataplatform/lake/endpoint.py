@@ -1,0 +1,61 @@
+"""How an API endpoint is declared: everything else about it derives from this."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Every = Literal["hour", "day", "partition"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a record, as the source documents it.
+
+    Args:
+        name: the JSON name.
+        type: a Spark SQL type; a record whose value does not fit goes to quarantine.
+        required: null or absent sends the record to quarantine.
+        minimum: smallest sane value; smaller sends the record to quarantine.
+        maximum: largest sane value, likewise.
+    """
+
+    name: str
+    type: str = "string"
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint of a source.
+
+    Args:
+        name: the asset's and the folder's name.
+        description: what it holds, in a sentence or two.
+        path: below the API's base URL; `{id}` is filled for each configured coin.
+        every: the slot: one fetch an hour, a day, or a daily partition.
+        fields: the declared record.
+        records_sql: Spark SQL over the column `body` (and `params`) that gives the records as
+            `array<string>`, each a JSON object.
+        params: query parameters sent with each request.
+        page_size: `per_page`; pages are read until one is short. None: not paged.
+        ignored: fields known to exist and deliberately not modelled: no drift.
+        source: the top folder in the bucket `datalake`.
+    """
+
+    name: str
+    description: str
+    path: str
+    every: Every
+    fields: tuple[Field, ...]
+    records_sql: str = "from_json(body, 'array<string>')"
+    params: Mapping[str, str] = field(default_factory=dict)
+    page_size: int | None = None
+    ignored: frozenset[str] = frozenset()
+    source: str = "coingecko"
+
+    @property
+    def per_coin(self) -> bool:
+        """Whether one request a configured coin is sent."""
+        return "{id}" in self.path
