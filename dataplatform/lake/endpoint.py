@@ -17,6 +17,7 @@ class Field:
         required: null or absent sends the record to quarantine.
         minimum: smallest sane value; smaller sends the record to quarantine.
         maximum: largest sane value, likewise.
+        pattern: regular expression that a string must match whole, likewise.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Field:
     required: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    pattern: str | None = None
 
 
 @dataclass(frozen=True)

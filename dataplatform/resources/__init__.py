@@ -1,0 +1,1 @@
+"""The resources that wrap what assets talk to: one module each."""

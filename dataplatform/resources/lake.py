@@ -1,0 +1,52 @@
+"""The lake as a resource: raw files, Iceberg catalog and deployed views of one profile."""
+
+from functools import cached_property
+from pathlib import Path
+
+from dagster import ConfigurableResource
+from pyiceberg.catalog import Catalog
+
+from dataplatform.lake.catalog import open_sqlite_catalog, sqlite_spark_conf
+from dataplatform.lake.manifest import Origin, RawZone
+from dataplatform.lake.object_store import ObjectStore, open_folder
+from dataplatform.profiles import LocalLake
+
+
+class LakeResource(ConfigurableResource):
+    """The embedded lake: folders and a SQLite catalog, opened when first used.
+
+    Attributes:
+        home: the state folder, `.dataplatform` by default.
+        origin: live or recorded; None, the one that `dp run` used last.
+    """
+
+    home: str = ".dataplatform"
+    origin: Origin | None = None
+
+    @cached_property
+    def folders(self) -> LocalLake:
+        """Where everything lies."""
+        return LocalLake(Path(self.home), self.origin)
+
+    @property
+    def lake_origin(self) -> Origin:
+        """Whether this lake holds live or recorded data."""
+        return self.folders.origin
+
+    @property
+    def store(self) -> ObjectStore:
+        """The bucket `datalake`."""
+        return open_folder(self.folders.datalake)
+
+    @property
+    def raw_zone(self) -> RawZone:
+        """The raw files and their manifests."""
+        return RawZone(self.store)
+
+    def catalog(self) -> Catalog:
+        """Open the Iceberg catalog."""
+        return open_sqlite_catalog(self.folders.catalog_db, self.folders.warehouse)
+
+    def spark_conf(self) -> dict[str, str]:
+        """Return the Spark settings that open the same catalog."""
+        return sqlite_spark_conf(self.folders.catalog_db, self.folders.warehouse)
