@@ -43,6 +43,8 @@ class Endpoint:
         params: query parameters sent with each request.
         page_size: `per_page`; pages are read until one is short. None: not paged.
         ignored: fields known to exist and deliberately not modelled: no drift.
+        envelope: names at the top of a body that is an object around its records; a body that is
+            an array has none.
         source: the top folder in the bucket `datalake`.
     """
 
@@ -55,6 +57,7 @@ class Endpoint:
     params: Mapping[str, str] = field(default_factory=dict)
     page_size: int | None = None
     ignored: frozenset[str] = frozenset()
+    envelope: frozenset[str] = frozenset()
     source: str = "coingecko"
 
     @property

@@ -26,6 +26,17 @@ from pydantic import BaseModel, ConfigDict
 from dataplatform.lake.object_store import ObjectStore
 
 Origin = Literal["live", "recorded"]
+_KEPT_HEADERS: Final = (
+    "age",
+    "cache-control",
+    "cf-cache-status",
+    "content-type",
+    "date",
+    "etag",
+    "expires",
+    "per-page",
+    "total",
+)
 ARRIVALS: Final = "_arrivals"
 OVERLAP: Final = timedelta(minutes=15)
 """How long after its marker a manifest may still appear: a put takes seconds, its timeout is 60."""
@@ -57,13 +68,14 @@ class RawFile(BaseModel):
 
     `params` are the request's path and query parameters without secrets; `headers` the response
     headers worth keeping; `sha256` is over the body before compression; `size` and `records` count
-    stored bytes and top-level records.
+    stored bytes and top-level records. `problem` says why no record of the file can be read: its
+    format is then `unknown`, and the whole file is for the quarantine.
     """
 
     model_config = ConfigDict(frozen=True)
 
     key: str
-    format: Literal["json", "csv", "jsonl", "parquet"] = "json"
+    format: Literal["json", "csv", "jsonl", "parquet", "unknown"] = "json"
     request: str
     params: dict[str, str] = {}
     status: int = 200
@@ -72,10 +84,16 @@ class RawFile(BaseModel):
     size: int
     records: int | None = None
     fetched_at: datetime
+    problem: str | None = None
 
 
 class Manifest(BaseModel):
-    """What one slot holds. `complete` is False for an excerpt, from which no absence follows."""
+    """What one slot holds.
+
+    `complete` is False for an excerpt, from which no absence follows. `missing` are the configured
+    coins that the source no longer knows. `unknown_fields` are top-level fields that the endpoint's
+    declaration does not name.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -85,6 +103,8 @@ class Manifest(BaseModel):
     complete: bool = True
     fetched_at: datetime
     files: tuple[RawFile, ...]
+    missing: tuple[str, ...] = ()
+    unknown_fields: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -146,9 +166,7 @@ class RawZone:
         Returns whether this call committed it; False where another run was first.
         """
         self.store.put(marker_key(manifest.slot, now or datetime.now(UTC)), b"")
-        return self.store.put_if_absent(
-            manifest.key, manifest.model_dump_json(indent=1).encode()
-        )
+        return self.store.put_if_absent(manifest.key, manifest.model_dump_json(indent=1).encode())
 
     def arrivals(
         self, cursor: Cursor, endpoints: Collection[tuple[str, str]] | None = None
@@ -164,7 +182,11 @@ class RawZone:
         found: dict[Slot, Arrival] = {}
         for arrival in sorted(self._markers(cursor)):
             wanted = endpoints is None or (arrival.slot.source, arrival.slot.endpoint) in endpoints
-            if wanted and arrival.slot not in found and self.store.exists(arrival.slot.manifest_key):
+            if (
+                wanted
+                and arrival.slot not in found
+                and self.store.exists(arrival.slot.manifest_key)
+            ):
                 found[arrival.slot] = arrival
         return list(found.values())
 
@@ -205,8 +227,7 @@ def sha256(body: bytes) -> str:
 
 
 def kept_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the response headers that say how fresh and how limited an answer was."""
-    keep = ("age", "cache-control", "cf-cache-status", "content-type", "date", "etag", "expires")
+    """Return the response headers that say how fresh, how long and how limited an answer was."""
     lowered = {name.lower(): value for name, value in headers.items()}
     limits = {name: value for name, value in lowered.items() if name.startswith("x-ratelimit")}
-    return {name: lowered[name] for name in keep if name in lowered} | limits
+    return {name: lowered[name] for name in _KEPT_HEADERS if name in lowered} | limits

@@ -100,6 +100,7 @@ global_ = Endpoint(
     path="/global",
     every="hour",
     records_sql="array(get_json_object(body, '$.data'))",
+    envelope=frozenset({"data"}),
     fields=(
         Field("active_cryptocurrencies", "int", required=True, minimum=0),
         Field("markets", "int", minimum=0),
@@ -160,6 +161,7 @@ market_chart = Endpoint(
     every="partition",
     params={"vs_currency": "usd", "precision": "full"},
     records_sql=_MARKET_CHART_RECORDS,
+    envelope=frozenset({"prices", "market_caps", "total_volumes"}),
     fields=(
         Field("at", "double", required=True, minimum=0.0),
         Field("price", required=True, **_PRICE),
