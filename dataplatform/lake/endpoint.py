@@ -28,6 +28,19 @@ class Field:
     pattern: str | None = None
 
 
+def price(name: str, *, required: bool = False) -> Field:
+    """Return a field for the price of one coin, in any currency.
+
+    1e12 is 10 million times bitcoin's price of 2025 in USD; a figure beyond it is an error.
+    """
+    return Field(name, "double", required, minimum=0.0, maximum=1e12)
+
+
+def money(name: str) -> Field:
+    """Return a field for a market's value or volume, in any currency."""
+    return Field(name, "double", minimum=0.0, maximum=1e18)
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One endpoint of a source.

@@ -4,7 +4,7 @@ Built on `obstore`; this module only adds the few verbs that the lake needs, wit
 `/`-separated strings relative to the store's root.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,12 +83,12 @@ class ObjectStore:
             for meta in batch:
                 yield _stored(meta)
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> Sequence[str]:
         """Return the sorted keys of the folders directly below the folder `prefix`."""
         return sorted(obstore.list_with_delimiter(self.backend, prefix)["common_prefixes"])
 
 
-def _stored(meta: obstore.ObjectMeta) -> StoredObject:
+def _stored(meta: "obstore.ObjectMeta") -> StoredObject:
     return StoredObject(
         last_modified=meta["last_modified"],
         key=meta["path"],

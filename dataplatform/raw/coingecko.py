@@ -6,11 +6,7 @@ numbers come as ints and floats mixed, `roi` is null or an object, ranks and sup
 
 from typing import Final
 
-from dataplatform.lake.endpoint import Endpoint, Field
-
-# 1e12 USD a coin is 10 million times bitcoin's price of 2025; a figure beyond it is an error.
-_PRICE: Final = {"type": "double", "minimum": 0.0, "maximum": 1e12}
-_MONEY: Final = {"type": "double", "minimum": 0.0, "maximum": 1e18}
+from dataplatform.lake.endpoint import Endpoint, Field, money, price
 
 coins_markets = Endpoint(
     name="coins_markets",
@@ -28,13 +24,13 @@ coins_markets = Endpoint(
         Field("id", required=True),
         Field("symbol", required=True),
         Field("name", required=True),
-        Field("current_price", **_PRICE),
-        Field("market_cap", **_MONEY),
+        price("current_price"),
+        money("market_cap"),
         Field("market_cap_rank", "int", minimum=1),
-        Field("fully_diluted_valuation", **_MONEY),
-        Field("total_volume", **_MONEY),
-        Field("high_24h", **_PRICE),
-        Field("low_24h", **_PRICE),
+        money("fully_diluted_valuation"),
+        money("total_volume"),
+        price("high_24h"),
+        price("low_24h"),
         Field("price_change_percentage_1h_in_currency", "double"),
         Field("price_change_percentage_24h_in_currency", "double"),
         Field("price_change_percentage_7d_in_currency", "double"),
@@ -43,9 +39,9 @@ coins_markets = Endpoint(
         Field("circulating_supply", "double", minimum=0.0),
         Field("total_supply", "double", minimum=0.0),
         Field("max_supply", "double", minimum=0.0),
-        Field("ath", **_PRICE),
+        price("ath"),
         Field("ath_date", "timestamp"),
-        Field("atl", **_PRICE),
+        price("atl"),
         Field("atl_date", "timestamp"),
         Field("last_updated", "timestamp"),
     ),
@@ -85,9 +81,9 @@ coins_categories = Endpoint(
     fields=(
         Field("id", required=True),
         Field("name", required=True),
-        Field("market_cap", **_MONEY),
+        money("market_cap"),
         Field("market_cap_change_24h", "double"),
-        Field("volume_24h", **_MONEY),
+        money("volume_24h"),
         Field("top_3_coins_id", "array<string>"),
         Field("updated_at", "timestamp"),
     ),
@@ -152,7 +148,7 @@ _MARKET_CHART_RECORDS: Final = """
       'is_last', i = size(chart.prices) - 1
     )))
   ))
-"""  # noqa: E501
+"""
 
 market_chart = Endpoint(
     name="market_chart",
@@ -164,9 +160,9 @@ market_chart = Endpoint(
     envelope=frozenset({"prices", "market_caps", "total_volumes"}),
     fields=(
         Field("at", "double", required=True, minimum=0.0),
-        Field("price", required=True, **_PRICE),
-        Field("market_cap", **_MONEY),
-        Field("volume", **_MONEY),
+        price("price", required=True),
+        money("market_cap"),
+        money("volume"),
         Field("is_last", "boolean"),
     ),
 )
@@ -183,10 +179,10 @@ ohlc = Endpoint(
     """,
     fields=(
         Field("closed_at", "double", required=True, minimum=0.0),
-        Field("open", required=True, **_PRICE),
-        Field("high", required=True, **_PRICE),
-        Field("low", required=True, **_PRICE),
-        Field("close", required=True, **_PRICE),
+        price("open", required=True),
+        price("high", required=True),
+        price("low", required=True),
+        price("close", required=True),
     ),
 )
 

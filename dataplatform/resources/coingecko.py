@@ -1,0 +1,193 @@
+"""CoinGecko as a resource: tier, budget and what to ask for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from dagster import ConfigurableResource
+from pydantic import Field
+
+from dataplatform.profiles import DEFAULT_COINS, Settings, Tier
+
+if TYPE_CHECKING:
+    from dataplatform.lake.api_client import ApiClient, Response
+    from dataplatform.lake.budget import BudgetStatus, SharedBudget
+
+RELEARN_SECONDS: Final = 3600.0
+"""How long what `/key` said about a pro key's limits is taken as true."""
+PING_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class TierRules:
+    """What one tier of the API is: host, header of the key, and limits before any adaptation."""
+
+    base_url: str
+    header: str | None
+    calls_per_minute: float
+    calls_per_month: int | None
+
+
+# Keyless is shared by everybody behind one address: others measured 20 of 20 calls answered at one
+# every 20 s, 11 of 20 at one every 10 s. Demo: sources differ, 30 to 100. Pro: `/key` says.
+TIERS: Final[Mapping[Tier, TierRules]] = {
+    "keyless": TierRules("https://api.coingecko.com/api/v3", None, 5, None),
+    "demo": TierRules("https://api.coingecko.com/api/v3", "x-cg-demo-api-key", 30, 10_000),
+    "pro": TierRules("https://pro-api.coingecko.com/api/v3", "x-cg-pro-api-key", 250, None),
+}
+
+
+@dataclass(frozen=True)
+class KeyUsage:
+    """What the API says about a pro key."""
+
+    plan: str
+    calls_per_minute: float
+    calls_per_month: int
+    used: int
+    remaining: int
+
+
+@dataclass(frozen=True)
+class Reachability:
+    """Whether the API answers from here; `detail` says why not, or what is wrong with the key."""
+
+    reachable: bool
+    detail: str
+
+
+class CoinGeckoResource(ConfigurableResource):
+    """The CoinGecko API.
+
+    The key is no field: Dagster keeps a resource's fields in its database. It is read from
+    `DATAPLATFORM_COINGECKO_API_KEY` (or `.env`) when the first request is made.
+
+    Attributes:
+        tier: keyless, demo or pro; None, demo where there is a key, else keyless.
+        base_url: another address of the API, for a proxy or a test.
+        calls_per_minute: the budget; None, the tier's own.
+        state_folder: where the budget that all processes share is kept.
+        coins: ids whose history is fetched.
+        vs_currency: the currency of prices.
+        markets_pages: read at most this many pages of /coins/markets; None, until the end.
+        read_timeout: seconds to wait for the next bytes of an answer.
+        total_timeout: seconds for all attempts at one request together.
+    """
+
+    tier: Literal["keyless", "demo", "pro"] | None = None
+    base_url: str | None = None
+    calls_per_minute: float | None = None
+    state_folder: str = ".dataplatform"
+    coins: list[str] = Field(default_factory=lambda: list(DEFAULT_COINS))
+    vs_currency: str = "usd"
+    markets_pages: int | None = None
+    read_timeout: float = 30.0
+    total_timeout: float = 600.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "CoinGeckoResource":
+        """Describe the API as the settings say; the key stays where it is."""
+        return cls(
+            tier=settings.coingecko_tier,
+            base_url=settings.coingecko_base_url,
+            calls_per_minute=settings.coingecko_calls_per_minute,
+            state_folder=str(settings.home),
+            coins=list(settings.coins),
+            vs_currency=settings.vs_currency,
+            markets_pages=settings.markets_pages,
+        )
+
+    @cached_property
+    def tier_in_force(self) -> Tier:
+        """The tier asked for, else what the presence of a key says."""
+        return self.tier or Settings().tier
+
+    @property
+    def rules(self) -> TierRules:
+        """Host, header and limits of the tier in force."""
+        return TIERS[self.tier_in_force]
+
+    @cached_property
+    def client(self) -> "ApiClient":
+        """The HTTP client, made when first used."""
+        from dataplatform.lake.api_client import ApiClient, Patience
+
+        patience = Patience(read=self.read_timeout, total=self.total_timeout)
+        return ApiClient(self._address, self._shared_budget, self._secret_headers(), patience)
+
+    def fetch(self, path: str, params: Mapping[str, str] | None = None) -> "Response":
+        """Return the answer to a GET; see `ApiClient.fetch`."""
+        self._learn_limits()
+        return self.client.fetch(path, params)
+
+    def ping(self) -> Reachability:
+        """Ask whether the API is there: one short try, not paced, not retried."""
+        from dataplatform.lake.api_client import json_of
+        from dataplatform.lake.api_errors import ApiError
+
+        try:
+            answer = json_of(self.client.fetch_once("/ping", timeout=PING_SECONDS))
+        except ApiError as error:
+            # The API's own refusal comes from the API; a proxy's page or a silence does not.
+            spoke = error.code is not None or error.status == 429  # noqa: PLR2004
+            return Reachability(spoke, str(error))
+        there = isinstance(answer, dict) and "gecko_says" in answer
+        return Reachability(there, f"{self._address} answers" + ("" if there else " strangely"))
+
+    def key_usage(self) -> KeyUsage | None:
+        """Return what the API says about a pro key; None for other tiers, which have no `/key`."""
+        from dataplatform.lake.api_client import json_of
+
+        if self.tier_in_force != "pro":
+            return None
+        return _key_usage(json_of(self.client.fetch("/key")))
+
+    def budget(self) -> "BudgetStatus":
+        """Return the calls used this minute and month, the limits, and what is left."""
+        return self._shared_budget.status()
+
+    @property
+    def _address(self) -> str:
+        return self.base_url or self.rules.base_url
+
+    @cached_property
+    def _shared_budget(self) -> "SharedBudget":
+        from urllib.parse import urlsplit
+
+        from dataplatform.lake.budget import SharedBudget
+
+        return SharedBudget(
+            Path(self.state_folder) / "ratelimit.sqlite",
+            f"{self.tier_in_force}@{urlsplit(self._address).hostname}",
+            self.calls_per_minute or self.rules.calls_per_minute,
+            self.rules.calls_per_month,
+        )
+
+    def _secret_headers(self) -> dict[str, str]:
+        key = Settings().coingecko_api_key
+        if key is None or self.rules.header is None:
+            return {}
+        return {self.rules.header: key.get_secret_value().strip()}
+
+    def _learn_limits(self) -> None:
+        """Ask `/key` once an hour, whichever process comes first; a set rate is left alone."""
+        wanted = self.tier_in_force == "pro" and self.calls_per_minute is None
+        if wanted and not self._shared_budget.learned_within(RELEARN_SECONDS):
+            usage = self.key_usage()
+            if usage is not None:
+                self._shared_budget.learn(usage.calls_per_minute, usage.remaining)
+
+
+def _key_usage(answer: Mapping[str, Any]) -> KeyUsage:
+    # A key may be held below its plan; the smaller figure binds.
+    plan_rate = float(answer["rate_limit_request_per_minute"])
+    key_rate = float(answer.get("api_key_rate_limit_request_per_minute") or plan_rate)
+    return KeyUsage(
+        plan=str(answer["plan"]),
+        calls_per_minute=min(plan_rate, key_rate),
+        calls_per_month=int(answer["monthly_call_credit"]),
+        used=int(answer["current_total_monthly_calls"]),
+        remaining=int(answer["current_remaining_monthly_calls"]),
+    )
