@@ -46,11 +46,12 @@ class Check:
 class Inputs(Protocol):
     """What a transformation may read. Everything is a Spark DataFrame or a SQL literal."""
 
-    def sql(self, query: str, **frames: "DataFrame") -> "DataFrame":
+    def sql(self, query: str, **values: "DataFrame | str") -> "DataFrame":
         """Run Spark SQL.
 
-        `{name}` in `query` stands for the frame of that name, else for what `records(name)`,
-        `table(name)` or (as `{self}`) the table's own published rows give.
+        `{name}` in `query` stands for the frame or the text of that name (text becomes a quoted
+        literal), else for what `records(name)`, `table(name)` or (as `{self}`) the table's own
+        published rows give.
         """
         ...
 
@@ -93,6 +94,8 @@ class TableSpec:
         upstream: tables read.
         checks: rules beyond those derived from the schema and the keys.
         day_column: the date or timestamp column that says which days a change touches.
+        replaces: SQL over the incoming row `s` and the published row `t` of the same key, true where
+            `s` wins, so that files which arrive out of order end the same; None: `s` always wins.
         replace_days: the transformation gives all rows of the days it touches: rows of those days
             that it no longer gives are removed.
         in_order: listings must be applied in the order they were fetched; one that arrives late
@@ -111,6 +114,7 @@ class TableSpec:
     sort_order: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     day_column: str | None = None
+    replaces: str | None = None
     replace_days: bool = False
     in_order: bool = False
     freshness_hours: float = 26.0
