@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from dagster import ConfigurableResource
 from pydantic import Field
@@ -76,7 +76,8 @@ class CoinGeckoResource(ConfigurableResource):
         total_timeout: seconds for all attempts at one request together.
     """
 
-    tier: Literal["keyless", "demo", "pro"] | None = None
+    # Dagster's config knows no Literal.
+    tier: str | None = None
     base_url: str | None = None
     calls_per_minute: float | None = None
     state_folder: str = ".dataplatform"
@@ -102,7 +103,11 @@ class CoinGeckoResource(ConfigurableResource):
     @cached_property
     def tier_in_force(self) -> Tier:
         """The tier asked for, else what the presence of a key says."""
-        return self.tier or Settings().tier
+        if self.tier is None:
+            return Settings().tier
+        if self.tier not in ("keyless", "demo", "pro"):
+            raise ValueError(f"the tier is keyless, demo or pro, not {self.tier!r}")
+        return self.tier
 
     @property
     def rules(self) -> TierRules:

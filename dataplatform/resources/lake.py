@@ -21,11 +21,14 @@ class LakeResource(ConfigurableResource):
     """
 
     home: str = ".dataplatform"
-    origin: Origin | None = None
+    # Dagster's config knows no Literal.
+    origin: str | None = None
 
     @cached_property
     def folders(self) -> LocalLake:
         """Where everything lies."""
+        if self.origin not in ("live", "recorded", None):
+            raise ValueError(f"origin is live or recorded, not {self.origin!r}")
         return LocalLake(Path(self.home), self.origin)
 
     @property

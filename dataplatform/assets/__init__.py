@@ -1,0 +1,1 @@
+"""Dagster's side: what turns each declared dataset into an asset."""
