@@ -2,14 +2,16 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dagster import ConfigurableResource
-from pyiceberg.catalog import Catalog
 
-from dataplatform.lake.catalog import open_sqlite_catalog, sqlite_spark_conf
 from dataplatform.lake.manifest import Origin, RawZone
 from dataplatform.lake.object_store import ObjectStore, open_folder
 from dataplatform.profiles import LocalLake
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
 
 
 class LakeResource(ConfigurableResource):
@@ -46,10 +48,14 @@ class LakeResource(ConfigurableResource):
         """The raw files and their manifests."""
         return RawZone(self.store)
 
-    def catalog(self) -> Catalog:
+    def catalog(self) -> "Catalog":
         """Open the Iceberg catalog."""
+        from dataplatform.lake.catalog import open_sqlite_catalog
+
         return open_sqlite_catalog(self.folders.catalog_db, self.folders.warehouse)
 
     def spark_conf(self) -> dict[str, str]:
         """Return the Spark settings that open the same catalog."""
+        from dataplatform.lake.catalog import sqlite_spark_conf
+
         return sqlite_spark_conf(self.folders.catalog_db, self.folders.warehouse)
