@@ -58,11 +58,14 @@ test: setup  ## Run the tests (not those that need servers, a cluster or a brows
 test-browser: setup  ## Run the tests of the UI (needs Chromium)
 	@$(BIN)/python -m pytest -m browser $(TESTS) $(ARGS)
 
-.PHONY: lint
-lint: setup  ## Check style, types and that the code location loads
+.PHONY: lint lint-style lint-types lint-definitions
+lint: lint-style lint-types lint-definitions  ## Check style, types and that the code location loads
+lint-style: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+lint-types: setup
 	@$(BIN)/ty check
+lint-definitions: setup
 	@$(BIN)/dagster definitions validate --log-level warning -m dataplatform.definitions
 
 .PHONY: format
