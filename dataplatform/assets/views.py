@@ -1,0 +1,220 @@
+"""View assets: each `.sql` file becomes one asset that deploys the view and runs it once."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetChecksDefinition,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    AutomationCondition,
+    Failure,
+    FreshnessPolicy,
+    MaterializeResult,
+    MetadataValue,
+    TableColumn,
+    TableColumnDep,
+    TableColumnLineage,
+    TableSchema,
+    asset,
+    multi_asset_check,
+)
+
+from dataplatform.assets.plots import plot_metadata, preview_markdown
+from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS
+from dataplatform.lake.view_engine import Answer, drift, verify
+from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewError, ViewSpec
+from dataplatform.resources.views import ViewsResource
+from dataplatform.views import all_views, table_columns
+
+GROUP: Final = "views"
+ANSWERS: Final = "answers"
+DRIFT: Final = "view_definition_drift"
+# The tables that views read change hourly to daily.
+_FRESHNESS: Final = FreshnessPolicy.time_window(timedelta(hours=50), timedelta(hours=26))
+
+
+def build_view_assets(
+    views: Mapping[str, ViewSpec] | None = None, engine_kind: str = "duckdb"
+) -> list[AssetsDefinition]:
+    """Return one asset a view.
+
+    Args:
+        views: by name, each after those it reads; the package's own where None.
+        engine_kind: the badge of the engine that answers in this profile, `duckdb` or `trino`.
+    """
+    declared = all_views() if views is None else views
+    return [_view_asset(view, declared, engine_kind) for view in declared.values()]
+
+
+def view_key(relation: Relation) -> AssetKey:
+    """Return the asset key of a table or a view."""
+    return AssetKey([relation.schema, relation.name])
+
+
+def refresh() -> AutomationCondition:
+    """Return when a view is due: it is new, its SQL changed, or what it reads was updated.
+
+    `since_last_handled` makes it an edge: a view that fails waits for the next change rather than
+    being asked for at every tick.
+    """
+    due = (
+        AutomationCondition.newly_missing()
+        | AutomationCondition.code_version_changed()
+        | AutomationCondition.any_deps_updated()
+    )
+    return (
+        # Dagster types `self` as a condition on assets and checks at once; no factory gives one.
+        due.since_last_handled()  # ty: ignore[invalid-argument-type]
+        & ~AutomationCondition.any_deps_missing()
+        & ~AutomationCondition.any_deps_in_progress()
+        & ~AutomationCondition.in_progress()
+    ).with_label("view_refresh")
+
+
+def _view_asset(
+    view: ViewSpec, declared: Mapping[str, ViewSpec], engine_kind: str
+) -> AssetsDefinition:
+    key = view_key(view.relation)
+
+    @asset(
+        key=key,
+        deps=[view_key(relation) for relation in view.references],
+        group_name=GROUP,
+        description=view.description,
+        kinds={"view", "sql", engine_kind},
+        owners=OWNERS,
+        code_version=view.code_version,
+        automation_condition=refresh(),
+        freshness_policy=_FRESHNESS,
+        check_specs=[AssetCheckSpec(ANSWERS, asset=key, description="The view runs and has rows.")],
+        metadata={
+            "sql": MetadataValue.md(f"```sql\n{view.sql}```"),
+            "dagster/table_name": str(view.relation),
+        },
+    )
+    def _view(context: AssetExecutionContext, views: ViewsResource) -> MaterializeResult:
+        answer, changed = _deployed(context, views, view)
+        return MaterializeResult(
+            metadata={
+                **_metadata(view, declared, answer),
+                "engine": views.engine_name,
+                "definition_changed": changed,
+            },
+            check_results=[_answers(answer)],
+        )
+
+    return _view
+
+
+def _deployed(
+    context: AssetExecutionContext, views: ViewsResource, view: ViewSpec
+) -> tuple[Answer, bool]:
+    from dataplatform.lake.dialect import QueryError
+
+    try:
+        changed = views.engine.deploy(view)
+        return verify(views.engine, view), changed
+    except (QueryError, ViewError) as error:
+        # The same SQL over the same tables fails again: neither step nor run is worth a retry.
+        context.instance.add_run_tags(context.run_id, dict(NO_RUN_RETRY))
+        raise Failure(f"{view.relation}: {error}", allow_retries=False) from error
+
+
+def _answers(answer: Answer) -> AssetCheckResult:
+    return AssetCheckResult(
+        check_name=ANSWERS,
+        passed=answer.row_count > 0,
+        severity=AssetCheckSeverity.WARN,
+        metadata={"rows": answer.row_count},
+    )
+
+
+def _metadata(view: ViewSpec, views: Mapping[str, ViewSpec], answer: Answer) -> dict[str, Any]:
+    from dataplatform.lake.view_sql import checked_schemas, column_docs, column_lineage
+
+    schemas = checked_schemas(_upstream(view, views), table_columns())
+    plot = plot_metadata(view.plot, answer.sample.arrow, view.name) if view.plot else None
+    return {
+        "dagster/column_schema": _column_schema(answer, column_docs(view)),
+        "dagster/column_lineage": _column_lineage(column_lineage(view, schemas)),
+        "dagster/row_count": answer.row_count,
+        "preview": MetadataValue.md(preview_markdown(answer.sample.arrow)),
+        **({"plot": plot} if plot else {}),
+    }
+
+
+def _upstream(view: ViewSpec, views: Mapping[str, ViewSpec]) -> list[ViewSpec]:
+    """Return the views that `view` reads, directly or not, each after those it reads itself."""
+    found: dict[str, ViewSpec] = {}
+    for relation in view.references:
+        if relation.schema == VIEW_SCHEMA and relation.name in views:
+            upstream = views[relation.name]
+            found |= {other.name: other for other in [*_upstream(upstream, views), upstream]}
+    return list(found.values())
+
+
+def _column_schema(answer: Answer, docs: Mapping[str, str]) -> TableSchema:
+    sample = answer.sample
+    return TableSchema(
+        [
+            TableColumn(name, kind, docs.get(name) or None)
+            for name, kind in zip(sample.columns, sample.types, strict=True)
+        ]
+    )
+
+
+def _column_lineage(
+    sources: Mapping[str, tuple[tuple[Relation, str], ...]],
+) -> TableColumnLineage:
+    return TableColumnLineage(
+        {
+            column: [TableColumnDep(view_key(relation), name) for relation, name in origins]
+            for column, origins in sources.items()
+        }
+    )
+
+
+def build_view_checks(views: Mapping[str, ViewSpec] | None = None) -> AssetChecksDefinition:
+    """Return the check that holds every live definition to its file, one step for all of them."""
+    declared = all_views() if views is None else views
+    by_key = {view_key(view.relation): view for view in declared.values()}
+
+    @multi_asset_check(
+        name=DRIFT,
+        specs=[
+            AssetCheckSpec(
+                DRIFT, asset=key, description="The live definition is the one in the repository."
+            )
+            for key in by_key
+        ],
+        can_subset=True,
+    )
+    def _drift(
+        context: AssetCheckExecutionContext, views: ViewsResource
+    ) -> Iterator[AssetCheckResult]:
+        for check in sorted(context.selected_asset_check_keys, key=lambda check: check.asset_key):
+            yield _drift_result(check.asset_key, drift(views.engine, by_key[check.asset_key]))
+
+    return _drift
+
+
+def _drift_result(key: AssetKey, difference: str | None) -> AssetCheckResult:
+    if difference is None:
+        return AssetCheckResult(asset_key=key, check_name=DRIFT, passed=True)
+    text = f"```diff\n{difference}\n```" if difference else "The view is not deployed."
+    return AssetCheckResult(
+        asset_key=key,
+        check_name=DRIFT,
+        passed=False,
+        severity=AssetCheckSeverity.ERROR,
+        description="The live definition differs from the repository's. Remedy: materialize the"
+        " view to deploy it again, or bring the change into its file.",
+        metadata={"difference": MetadataValue.md(text)},
+    )

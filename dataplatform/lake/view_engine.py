@@ -1,0 +1,96 @@
+"""What an engine must do for views, whichever stands behind the profile: DuckDB or Trino."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import unified_diff
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dataplatform.lake.views import ViewSpec
+
+if TYPE_CHECKING:
+    from dataplatform.lake.query import QueryResult
+
+
+class ViewEngine(Protocol):
+    """Keeps view definitions in Trino SQL and answers queries over them."""
+
+    def deploy(self, view: ViewSpec) -> bool:
+        """Create or replace a view; return whether its definition changed."""
+        ...
+
+    def definition(self, name: str) -> str | None:
+        """Return the live SQL of a view, or None where there is none."""
+        ...
+
+    def deployed(self) -> list[str]:
+        """Return the names of the live views."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Remove a live view."""
+        ...
+
+    def query(
+        self, sql: str, params: Sequence[Any] | None = None, limit: int | None = None
+    ) -> "QueryResult":
+        """Answer one Trino SQL statement."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a view says when it is asked once.
+
+    Args:
+        row_count: all its rows.
+        sample: its first rows in the view's preview order.
+    """
+
+    row_count: int
+    sample: "QueryResult"
+
+
+def verify(engine: ViewEngine, view: ViewSpec, rows: int = 1000) -> Answer:
+    """Run a deployed view once, all of it.
+
+    Args:
+        engine: where it is deployed.
+        view: its declaration.
+        rows: the most rows to keep as a sample.
+    """
+    order = f" ORDER BY {view.order}" if view.order else ""
+    # The ad-hoc `*` asks for today's columns, which is the point; a stored one would freeze them.
+    sample = engine.query(f"SELECT * FROM {view.relation}{order}", limit=rows)  # noqa: S608
+    if not sample.truncated:
+        return Answer(sample.arrow.num_rows, sample)
+    counted = engine.query(f"SELECT count(*) AS n FROM {view.relation}")  # noqa: S608
+    return Answer(counted.rows[0][0], sample)
+
+
+def drift(engine: ViewEngine, view: ViewSpec) -> str | None:
+    """Compare the live definition with the declared one, comments and layout aside.
+
+    Returns:
+        None where they are equal, else a unified diff from declared to live; the empty string where
+        the view is not deployed.
+    """
+    from dataplatform.lake.view_sql import normalized
+
+    live = engine.definition(view.name)
+    if live is None:
+        return ""
+    ours, theirs = normalized(view.sql).splitlines(), normalized(live).splitlines()
+    return "\n".join(unified_diff(ours, theirs, "declared", "live", lineterm="")) or None
+
+
+def orphans(engine: ViewEngine, views: Mapping[str, ViewSpec]) -> list[str]:
+    """Return the live views that no file declares any more."""
+    return [name for name in engine.deployed() if name not in views]
+
+
+def prune(engine: ViewEngine, views: Mapping[str, ViewSpec]) -> list[str]:
+    """Drop the live views that no file declares any more; return their names."""
+    gone = orphans(engine, views)
+    for name in gone:
+        engine.drop(name)
+    return gone
