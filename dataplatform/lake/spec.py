@@ -46,12 +46,12 @@ class Check:
 class Inputs(Protocol):
     """What a transformation may read. Everything is a Spark DataFrame or a SQL literal."""
 
-    def sql(self, query: str, **values: "DataFrame | str") -> "DataFrame":
+    def sql(self, query: str, **values: "DataFrame | str | float") -> "DataFrame":
         """Run Spark SQL.
 
-        `{name}` in `query` stands for the frame or the text of that name (text becomes a quoted
-        literal), else for what `records(name)`, `table(name)` or (as `{self}`) the table's own
-        published rows give.
+        `{name}` in `query` stands for the frame or the literal of that name (text is quoted), else
+        for what `records(name)`, `table(name)` or (as `{self}`) the table's own published rows
+        give.
         """
         ...
 

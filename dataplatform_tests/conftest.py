@@ -1,0 +1,23 @@
+"""What every test may ask for: one Spark session, started by the first test that wants it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dataplatform.lake.spark import local_conf, prepare_environment
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="session")
+def spark() -> "Iterator[SparkSession]":
+    """Start the one JVM of this test run: with the lake's jars, two cores, UTC, loopback only."""
+    prepare_environment()
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.config(map=local_conf("1g") | {"spark.master": "local[2]"})
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
