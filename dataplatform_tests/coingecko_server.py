@@ -17,6 +17,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -316,7 +317,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._drip(body, fault.delay)
         else:
             time.sleep(fault.delay if fault and kind == "late" else 0)
-            self._send(status, body, extra)
+            # A client that did not wait is gone by now.
+            with suppress(ConnectionError):
+                self._send(status, body, extra)
 
     def _send(
         self, status: int, body: bytes, extra: Mapping[str, str], sent: bytes | None = None
