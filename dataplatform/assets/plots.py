@@ -23,6 +23,8 @@ ATTRIBUTION: Final = "Data provided by CoinGecko"
 _WIDTH_INCHES: Final = 7.0
 _DPI: Final = 80
 _COLOURS: Final = ("#4f43dd", "#e8833a", "#2a9d8f", "#b23a48", "#6c757d")
+_MARKED: Final = 40
+"""A line of more points than this shows the line only."""
 _ANNOTATED: Final = 15
 """A heat map of more rows than this carries no numbers: they would overlap."""
 _CELL_CHARACTERS: Final = 60
@@ -64,20 +66,23 @@ def _bar(plot: Plot, points: Sequence[dict[str, Any]]) -> "Figure":
     axes.set_yticks(range(len(shown)), [str(row[plot.x])[:30] for row in shown])
     axes.axvline(0, color="#333333", linewidth=0.6)
     axes.grid(axis="x", alpha=0.3)
-    _label(axes, plot)
+    _label(figure, axes, plot)
     return figure
 
 
 def _line(plot: Plot, points: Sequence[dict[str, Any]]) -> "Figure":
     figure, axes = _figure(3.0)
     ordered = sorted(points, key=lambda row: row[plot.x])
+    marker = "." if len(ordered) <= _MARKED else ""
     for number, column in enumerate(plot.y):
         values = [row[column] for row in ordered]
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot([row[plot.x] for row in ordered], values, label=column, color=colour, marker=".")
+        axes.plot(
+            [row[plot.x] for row in ordered], values, label=column, color=colour, marker=marker
+        )
     axes.tick_params(axis="x", rotation=30)
     axes.grid(alpha=0.3)
-    _label(axes, plot)
+    _label(figure, axes, plot)
     return figure
 
 
@@ -105,17 +110,18 @@ def _figure(height: float) -> tuple["Figure", "Axes"]:
     return figure, figure.subplots()
 
 
-def _label(axes: "Axes", plot: Plot) -> None:
+def _label(figure: "Figure", axes: "Axes", plot: Plot) -> None:
     axes.tick_params(labelsize=8)
     if len(plot.y) > 1:
-        axes.legend(fontsize=8)
+        figure.legend(fontsize=8, loc="outside upper right", ncols=len(plot.y))
     else:
-        axes.set_title(plot.y[0], fontsize=9, loc="left")
+        axes.set_title(plot.y[0], fontsize=8, loc="left")
 
 
 def _png(figure: "Figure", title: str) -> bytes:
     figure.suptitle(title, fontsize=10)
-    figure.text(1, 0, ATTRIBUTION, ha="right", va="bottom", fontsize=6, color="#666666")
+    # A label rather than a text: the layout keeps room for it.
+    figure.supxlabel(ATTRIBUTION, x=0.99, ha="right", fontsize=6, color="#666666")
     written = io.BytesIO()
     figure.savefig(written, format="png")
     return written.getvalue()

@@ -32,6 +32,7 @@ from dataplatform.lake.dialect import (
     trino_type,
     version_literal,
 )
+from dataplatform.lake.schema import load_table
 from dataplatform.lake.spec import CATALOG, NAMESPACE
 from dataplatform.lake.view_sql import DIALECT, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
@@ -157,6 +158,14 @@ class EmbeddedEngine:
             return described
         return self.stream(sql, params).read(limit)
 
+    def answer(self, sql: str, limit: int | None = None) -> ResultStream:
+        """Answer any statement batch by batch; without `limit` nothing is held in memory."""
+        described = self._describe_statement(sql.strip().rstrip(";").strip())
+        if described is None and limit is None:
+            return self.stream(sql)
+        result = self.query(sql, limit=limit) if described is None else described
+        return ResultStream(result.arrow.to_reader(), result.types)
+
     def stream(self, sql: str, params: Sequence[Any] | None = None) -> ResultStream:
         """Answer a SELECT batch by batch; arguments and errors as for `query`."""
         engine_sql = self._translate(parse_query(sql), Relation("", "the query"))
@@ -166,6 +175,10 @@ class EmbeddedEngine:
             engine_types = [str(column[1]) for column in cursor.description or ()]
             reader = _narrowed(cursor.to_arrow_reader(_BATCH_ROWS), engine_types)
         return ResultStream(reader, tuple(trino_type(name) for name in engine_types))
+
+    def load(self, name: str) -> Table | None:
+        """Return an Iceberg table, or None while it is not built."""
+        return load_table(self._catalog, name)
 
     def tables(self) -> list[str]:
         """Return the names of the tables that exist, sorted."""

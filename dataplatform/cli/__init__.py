@@ -1,0 +1,21 @@
+"""The command line `dp`. Heavy libraries are imported by the command that needs them."""
+
+from typing import Final
+
+import typer
+
+from dataplatform.cli import query, views
+
+app: Final = typer.Typer(
+    name="dp",
+    help="A self-hosted lakehouse: build it, look into it, ask it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("query")(query.query)
+app.command("export")(query.export)
+app.command("tables")(query.tables)
+app.command("table")(query.table)
+app.add_typer(views.app, name="views")

@@ -1,0 +1,113 @@
+"""How `dp` speaks: answers on stdout, everything else on stderr, errors as one line."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+ATTRIBUTION: Final = "Data provided by CoinGecko"
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says what is wrong and what to do."""
+
+
+def out() -> "Console":
+    """Return the console for answers: plain text where stdout is no terminal or NO_COLOR is set."""
+    from rich.console import Console
+
+    console = Console()
+    # In a pipe rich would cut tables at 80 columns; a reader such as grep wants whole lines.
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
+
+_PIPE_WIDTH: Final = 240
+
+
+def err() -> "Console":
+    """Return the console for notes and errors."""
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong and end with exit code 1."""
+    from rich.markup import escape
+
+    err().print(f"[bold red]Error:[/] {escape(message)}")
+    raise typer.Exit(1)
+
+
+def user_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn what the user can mend into one line and exit code 1, without a traceback."""
+
+    @functools.wraps(command)
+    def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        from dataplatform.lake.dialect import QueryError
+
+        try:
+            return command(*args, **kwargs)
+        except (UserError, QueryError) as error:
+            fail(str(error))
+        except OSError as error:
+            if error.filename is None:
+                raise
+            fail(f"{error.filename}: {error.strerror}.")
+
+    return _guarded
+
+
+def grid(columns: Sequence[str], numbers: Sequence[bool] | None = None) -> "Table":
+    """Return an empty table; columns of numbers are aligned right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for index, name in enumerate(columns):
+        right = bool(numbers and numbers[index])
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def add_row(table: "Table", values: Iterable[object]) -> None:
+    """Add a row of values as they are: what looks like rich's markup, such as [UTC], stays."""
+    from rich.text import Text
+
+    table.add_row(*(Text(text(value)) for value in values))
+
+
+def text(value: object) -> str:
+    """Return a value as one cell shows it; null is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) >= _WHOLE else f"{value:.6g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, date):
+        return value.isoformat()
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+_WHOLE: Final = 1000.0
+"""From here on a number shows two decimals and thousands; below, six significant digits."""
+
+
+def size_text(size: float) -> str:
+    """Return bytes as people read them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:  # noqa: PLR2004  1 KiB
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,292 @@
+"""`dp query`, `dp export`, `dp tables`, `dp table`: look into the lake without Dagster or Spark."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from dataplatform.cli import console
+from dataplatform.cli.console import (
+    ATTRIBUTION,
+    UserError,
+    add_row,
+    grid,
+    size_text,
+    text,
+    user_errors,
+)
+from dataplatform.cli.lake import open_engine
+from dataplatform.lake.spec import NAMESPACE
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+    from dataplatform.lake.export import FileFormat
+    from dataplatform.lake.query import EmbeddedEngine, QueryResult
+    from dataplatform.lake.views import Relation
+
+DEFAULT_ROWS: Final = 100
+_NUMBERS: Final = ("bigint", "integer", "double", "decimal", "real")
+
+
+class OutputFormat(StrEnum):
+    """What `dp query` can write."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+class ExportFormat(StrEnum):
+    """What `dp export` can write."""
+
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+@user_errors
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT, SHOW, DESCRIBE or EXPLAIN; - for stdin.")],
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", "-n", min=0, help=f"Most rows; a table shows {DEFAULT_ROWS}."),
+    ] = None,
+    output_format: Annotated[
+        OutputFormat | None, typer.Option("--format", "-f", help="Default: by FILE, else table.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to FILE.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Ask the lake in Trino's SQL.
+
+    Tables are warehouse.NAME, views analytics.NAME; `dp tables` lists them.
+    Example: dp query "select * from analytics.latest_prices limit 5"
+    """
+    asked = sys.stdin.read() if sql == "-" else sql
+    chosen = output_format or _format_of(output)
+    engine = open_engine()
+    if chosen is OutputFormat.TABLE:
+        if output is not None:
+            raise UserError("A table is for the screen. Remedy: --format csv, json or parquet.")
+        _show(engine.query(asked, limit=DEFAULT_ROWS if limit is None else limit))
+    else:
+        _write(engine, asked, ExportFormat(chosen.value), output, limit)
+
+
+def _format_of(output: Path | None) -> OutputFormat:
+    if output is None:
+        return OutputFormat.TABLE
+    try:
+        return OutputFormat(output.suffix.removeprefix(".").lower())
+    except ValueError:
+        raise UserError(
+            f"{output.name}: the ending names no format. Remedy: end it in .csv, .json or .parquet,"
+            " or add --format."
+        ) from None
+
+
+@user_errors
+def export(
+    name: Annotated[str, typer.Argument(help="A table or a view.", metavar="TABLE_OR_VIEW")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.FORMAT here."),
+    ] = None,
+    output_format: Annotated[
+        ExportFormat | None, typer.Option("--format", "-f", help="Default: by FILE, else csv.")
+    ] = None,
+) -> None:
+    """Write all rows of a table or a view to a file."""
+    engine = open_engine()
+    relation = engine.resolve(name)
+    chosen = output_format or ExportFormat(
+        (_format_of(output) if output else OutputFormat.CSV).value
+    )
+    target = output or Path(f"{relation.name}.{chosen}")
+    _write(engine, f"SELECT * FROM {relation}", chosen, target, None)  # noqa: S608  resolved
+
+
+def _write(
+    engine: "EmbeddedEngine",
+    sql: str,
+    chosen: ExportFormat,
+    output: Path | None,
+    limit: int | None,
+) -> None:
+    from dataplatform.lake import export as files
+
+    if output is None and chosen is ExportFormat.PARQUET and sys.stdout.isatty():
+        raise UserError("Parquet is no text for a terminal. Remedy: add -o FILE.")
+    file_format: FileFormat = files.SUFFIXES[f".{chosen}"]
+    stream = engine.answer(sql, limit)
+    if output is None:
+        files.export(stream, sys.stdout.buffer, file_format)
+        sys.stdout.buffer.flush()
+        console.err().print(ATTRIBUTION, style="dim")
+        return
+    rows = files.export_file(stream, output, file_format)
+    console.err().print(f"{rows:,} rows written to {output}. [dim]{ATTRIBUTION}[/]")
+
+
+def _show(result: "QueryResult", title: str | None = None) -> None:
+    table = grid(result.columns, [kind.startswith(_NUMBERS) for kind in result.types])
+    table.title = title
+    for row in result.rows:
+        add_row(table, row)
+    screen = console.out()
+    screen.print(table)
+    more = "first " if result.truncated else ""
+    rows = "row" if len(result.rows) == 1 else "rows"
+    screen.print(f"{more}{len(result.rows):,} {rows} · {ATTRIBUTION}", style="dim")
+    if result.truncated:
+        console.err().print("There are more rows: --limit shows more, -o FILE writes all.")
+
+
+@user_errors
+def tables() -> None:
+    """List tables and views: rows, size, last change, and what they hold."""
+    engine = open_engine()
+    table = grid(
+        ["name", "rows", "size", "files", "last change (UTC)", "what it holds"],
+        [False, True, True, True, False, False],
+    )
+    for row in [*_table_rows(engine), *_view_rows(engine)]:
+        add_row(table, row)
+    console.out().print(table)
+    console.out().print(f"dp table NAME shows one · {ATTRIBUTION}", style="dim")
+
+
+def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
+    from dataplatform.lake.inspect import footprint
+    from dataplatform.tables import all_specs
+
+    rows = []
+    specs = all_specs()
+    for name in sorted({*specs, *engine.tables()}):
+        summary = _first_sentence(specs[name].description) if name in specs else ""
+        found = engine.load(name)
+        if found is None:
+            rows.append([f"warehouse.{name}", "not built", "", "", "", summary])
+            continue
+        now = footprint(found)
+        files = str(now.data_files) + (f" + {now.delete_files}" if now.delete_files else "")
+        changed = text(now.updated_at)
+        rows.append(
+            [f"warehouse.{name}", f"{now.rows:,}", size_text(now.size), files, changed, summary]
+        )
+    return rows
+
+
+def _view_rows(engine: "EmbeddedEngine") -> list[list[str]]:
+    from dataplatform.views import all_views
+
+    views = all_views()
+    deployed = engine.deployed()
+    rows = []
+    for name in sorted({*views, *deployed}):
+        state = "view" if name in deployed else "not deployed"
+        summary = (
+            _first_sentence(views[name].description) if name in views else "(no file any more)"
+        )
+        rows.append([f"analytics.{name}", state, "", "", "", summary])
+    return rows
+
+
+def _first_sentence(description: str) -> str:
+    return " ".join(description.split("\n\n", maxsplit=1)[0].split()).split(". ")[0].rstrip(".")
+
+
+@user_errors
+def table(
+    name: Annotated[str, typer.Argument(help="A table or a view.")],
+    at: Annotated[
+        str | None,
+        typer.Option(help="Rows as of a snapshot id or a time (UTC), such as '2026-01-31 12:00'."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to preview.")] = 5,
+    history: Annotated[int, typer.Option(min=0, help="Snapshots and partitions to list.")] = 10,
+) -> None:
+    """Show one table or view: columns, snapshots, files, partitions, rows now or at a past time."""
+    engine = open_engine()
+    relation = engine.resolve(name)
+    found = engine.load(relation.name) if relation.schema == NAMESPACE else None
+    version = _version_clause(relation, at) if at else ""
+    sql = f"SELECT * FROM {relation}{version} LIMIT {rows}"  # noqa: S608  resolved above
+    preview = engine.query(sql)
+    _show_columns(engine, relation, found)
+    if found is not None:
+        _show_storage(found, history)
+    _show(preview, f"{relation} as of {at}" if at else str(relation))
+
+
+def _version_clause(relation: "Relation", at: str) -> str:
+    if relation.schema != NAMESPACE:
+        raise UserError(f"{relation} is a view and has no snapshots. Remedy: --at with a table.")
+    literal = at.replace("'", "''")
+    return f" FOR VERSION AS OF {at}" if at.isdigit() else f" FOR TIMESTAMP AS OF '{literal}'"
+
+
+def _show_columns(engine: "EmbeddedEngine", relation: "Relation", found: "Table | None") -> None:
+    from dataplatform.views import all_views
+
+    types = engine.describe(str(relation))
+    docs: dict[str, str] = {}
+    description = ""
+    if found is not None:
+        docs = {field.name: field.doc or "" for field in found.schema().fields}
+        description = found.properties.get("comment", "")
+    elif relation.name in all_views():
+        from dataplatform.lake.view_sql import column_docs
+
+        view = all_views()[relation.name]
+        docs, description = column_docs(view), view.description
+    listing = grid(["column", "type", "meaning"])
+    for column, kind in types.items():
+        add_row(listing, [column, kind, docs.get(column)])
+    screen = console.out()
+    screen.print(str(relation), style="bold")
+    screen.print(description, markup=False, highlight=False)
+    screen.print(listing)
+
+
+def _show_storage(found: "Table", history: int) -> None:
+    from dataplatform.lake import inspect
+
+    now = inspect.footprint(found)
+    screen = console.out()
+    screen.print(
+        f"{now.rows:,} rows; data files: {now.data_files}, delete files: {now.delete_files},"
+        f" {size_text(now.size)}. Partitioned by {inspect.partitioning(found)}."
+    )
+    taken = inspect.snapshots(found)
+    _listing(
+        f"snapshots ({len(taken)})",
+        ["snapshot", "committed (UTC)", "operation", "added", "removed", "rows"],
+        [
+            [s.snapshot_id, s.committed_at, s.operation, s.added, s.removed, s.rows]
+            for s in taken[:history]
+        ],
+    )
+    parts = inspect.partitions(found)
+    _listing(
+        f"partitions ({len(parts)})",
+        ["partition", "stored rows", "files", "size"],
+        [
+            [p.partition, p.rows, p.files, size_text(p.size)]
+            for p in parts[-history or len(parts) :]
+        ],
+    )
+
+
+def _listing(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    if rows:
+        listing = grid(columns, [isinstance(value, int) for value in rows[0]])
+        listing.title = title
+        for row in rows:
+            add_row(listing, row)
+        console.out().print(listing)

@@ -1,0 +1,53 @@
+"""`dp views`: compare deployed views with their files, and remove those whose file is gone."""
+
+from typing import Annotated, Final
+
+import typer
+
+from dataplatform.cli import console
+from dataplatform.cli.console import grid, user_errors
+from dataplatform.cli.lake import open_engine
+
+app: Final = typer.Typer(help="Compare deployed views with their files.", no_args_is_help=True)
+
+
+@app.command("status")
+@user_errors
+def status() -> None:
+    """Say of each view whether it is deployed as its file says; exit code 1 where one is not."""
+    from dataplatform.lake.view_engine import drift, orphans
+    from dataplatform.views import all_views
+
+    engine = open_engine()
+    listing = grid(["view", "state"])
+    differing = False
+    for view in all_views().values():
+        difference = drift(engine, view)
+        state = {None: "as declared", "": "not deployed"}.get(difference, "differs from its file")
+        differing = differing or difference is not None
+        listing.add_row(view.name, state)
+    for name in orphans(engine, all_views()):
+        listing.add_row(name, "its file is gone: dp views prune")
+    console.out().print(listing)
+    if differing:
+        console.fail("Not all views are as declared. Remedy: materialize the group views.")
+
+
+@app.command("prune")
+@user_errors
+def prune(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Drop deployed views whose file is gone from the repository."""
+    from dataplatform.lake.view_engine import orphans
+    from dataplatform.lake.view_engine import prune as drop_orphans
+    from dataplatform.views import all_views
+
+    engine = open_engine()
+    gone = orphans(engine, all_views())
+    if not gone:
+        console.out().print("Every deployed view has its file.")
+        return
+    console.out().print(f"Without a file: {', '.join(gone)}")
+    if yes or typer.confirm("Drop them?"):
+        console.out().print(f"Dropped {', '.join(drop_orphans(engine, all_views()))}.")

@@ -1,0 +1,144 @@
+"""What an Iceberg table is made of: snapshots, files and partitions, from its metadata alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
+
+from dataplatform.lake.state import snapshot_state
+
+
+@dataclass(frozen=True)
+class SnapshotInfo:
+    """One published state of a table.
+
+    Args:
+        snapshot_id: to read it again: `FOR VERSION AS OF <id>`.
+        committed_at: UTC.
+        operation: append, overwrite, delete or replace.
+        added: rows added.
+        removed: rows removed, whether rewritten or marked as deleted.
+        rows: rows after it.
+    """
+
+    snapshot_id: int
+    committed_at: datetime
+    operation: str
+    added: int
+    removed: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class PartitionInfo:
+    """One partition: its values as text, rows as stored, files and bytes."""
+
+    partition: str
+    rows: int
+    files: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A table's current size: rows as readers see them, files, delete files, bytes."""
+
+    rows: int
+    data_files: int
+    delete_files: int
+    size: int
+    updated_at: datetime | None
+
+
+def footprint(table: Table) -> Footprint:
+    """Return the size of the table's current snapshot."""
+    snapshot = table.current_snapshot()
+    if snapshot is None:
+        return Footprint(0, 0, 0, 0, None)
+    summary = _summary(snapshot)
+    return Footprint(
+        rows=_live_rows(snapshot),
+        data_files=summary.get("total-data-files", 0),
+        delete_files=summary.get("total-delete-files", 0),
+        size=summary.get("total-files-size", 0),
+        updated_at=_moment(snapshot.timestamp_ms),
+    )
+
+
+def snapshots(table: Table) -> list[SnapshotInfo]:
+    """Return the snapshots of the published line, newest first."""
+    found = []
+    snapshot = table.current_snapshot()
+    while snapshot is not None:
+        found.append(_snapshot_info(snapshot))
+        parent = snapshot.parent_snapshot_id
+        snapshot = table.snapshot_by_id(parent) if parent is not None else None
+    return found
+
+
+def partitions(table: Table) -> list[PartitionInfo]:
+    """Return the partitions of the current snapshot, newest values last; one for no partitioning."""
+    if table.current_snapshot() is None:
+        return []
+    rows = table.inspect.partitions().to_pylist()
+    return sorted((_partition_info(row) for row in rows), key=lambda info: info.partition)
+
+
+def partitioning(table: Table) -> str:
+    """Return the partition transforms as the specs write them, such as `month(day)`."""
+    names = table.schema()
+    fields = [
+        f"{field.transform}({names.find_column_name(field.source_id)})"
+        for field in table.spec().fields
+    ]
+    return ", ".join(fields) or "nothing"
+
+
+def _partition_info(row: Mapping[str, Any]) -> PartitionInfo:
+    values = row.get("partition") or {}
+    return PartitionInfo(
+        partition=", ".join(f"{name}={_readable(name, v)}" for name, v in values.items()) or "all",
+        rows=row["record_count"],
+        files=row["file_count"],
+        size=row["total_data_file_size_in_bytes"],
+    )
+
+
+def _readable(name: str, value: object) -> str:
+    """Return a partition value as people write it: Iceberg counts months from 1970."""
+    if isinstance(value, int) and name.endswith("_month"):
+        return f"{1970 + value // 12}-{value % 12 + 1:02}"
+    return str(value)
+
+
+def _snapshot_info(snapshot: Snapshot) -> SnapshotInfo:
+    summary = _summary(snapshot)
+    return SnapshotInfo(
+        snapshot_id=snapshot.snapshot_id,
+        committed_at=_moment(snapshot.timestamp_ms),
+        operation=str(snapshot.summary.operation.value) if snapshot.summary else "unknown",
+        added=summary.get("added-records", 0),
+        removed=summary.get("deleted-records", 0) + summary.get("added-position-deletes", 0),
+        rows=_live_rows(snapshot),
+    )
+
+
+def _live_rows(snapshot: Snapshot) -> int:
+    state = snapshot_state(snapshot)
+    if state is not None:
+        return state.rows
+    summary = _summary(snapshot)
+    # A merge-on-read table keeps deleted rows in its files until they are compacted.
+    return summary.get("total-records", 0) - summary.get("total-position-deletes", 0)
+
+
+def _summary(snapshot: Snapshot) -> dict[str, int]:
+    properties = snapshot.summary.additional_properties if snapshot.summary else {}
+    return {name: int(value) for name, value in properties.items() if value.isdigit()}
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
