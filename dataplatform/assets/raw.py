@@ -49,7 +49,7 @@ NO_RUN_RETRY: Final[Mapping[str, str]] = {"dagster/retry_on_asset_or_op_failure"
 """Run retries of the daemon ignore `allow_retries=False`; this run tag they heed."""
 
 # The client has been patient for ten minutes by then: what is left is an outage.
-_RETRY: Final = RetryPolicy(
+RETRY: Final = RetryPolicy(
     max_retries=2, delay=60, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS
 )
 _FRESHNESS: Final[Mapping[Every, FreshnessPolicy]] = {
@@ -83,7 +83,7 @@ def raw_asset(endpoint: Endpoint) -> AssetsDefinition:
         kinds={endpoint.source, "json"},
         owners=OWNERS,
         pool=POOL,
-        retry_policy=_RETRY,
+        retry_policy=RETRY,
         freshness_policy=_FRESHNESS[endpoint.every],
         partitions_def=DAILY if partitioned else None,
         backfill_policy=BackfillPolicy.single_run() if partitioned else None,
@@ -138,7 +138,7 @@ def _fetch(
             listener=lambda progress: context.log.info(str(progress)),
         )
     except PermanentApiError as error:
-        context.instance.add_run_tags(context.run_id, dict(NO_RUN_RETRY))
+        context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
         raise Failure(
             str(error),
             metadata={"cause": error.cause, "remedy": error.remedy, "request": error.request},

@@ -99,7 +99,7 @@ class Progress:
         return f"{self.what}: {self.done}{of}{left}"
 
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[Progress], object]
 
 
 @dataclass(frozen=True)
@@ -327,6 +327,8 @@ class _Fetch:
         if not self._endpoint.per_coin:
             yield _Request(path, query, query, "body")
             return
+        if not self._scope.coins:
+            raise PermanentApiError(path, "no coins are configured", "set DATAPLATFORM_COINS")
         for coin in self._scope.coins:
             coin_path = path.replace("{id}", quote(coin, safe=""))
             for name, window in self._windows():
