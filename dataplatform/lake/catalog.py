@@ -14,7 +14,7 @@ def open_sqlite_catalog(catalog_db: Path, warehouse: Path) -> Catalog:
     The catalog's name is part of each row of its tables, so Spark must use the same one.
     """
     warehouse.mkdir(parents=True, exist_ok=True)
-    catalog = SqlCatalog(CATALOG, uri=f"sqlite:///{catalog_db}", warehouse=warehouse.as_uri())
+    catalog = SqlCatalog(CATALOG, uri=f"sqlite:///{catalog_db}", warehouse=_location(warehouse))
     catalog.create_namespace_if_not_exists(NAMESPACE)
     return catalog
 
@@ -27,7 +27,16 @@ def sqlite_spark_conf(catalog_db: Path, warehouse: Path) -> dict[str, str]:
         f"{prefix}.type": "jdbc",
         f"{prefix}.uri": f"jdbc:sqlite:{catalog_db}",
         f"{prefix}.jdbc.schema-version": "V1",
-        f"{prefix}.warehouse": warehouse.as_uri(),
+        f"{prefix}.warehouse": _location(warehouse),
         # pyiceberg commits beside Spark: a cached table would be a stale one.
         f"{prefix}.cache-enabled": "false",
     }
+
+
+def _location(warehouse: Path) -> str:
+    """Return the folder as Iceberg names it.
+
+    Not `Path.as_uri()`: pyiceberg, Hadoop and DuckDB all take what follows `file://` as it stands,
+    so an encoded blank would be a folder named `%20` somewhere else.
+    """
+    return f"file://{warehouse}"
