@@ -1,6 +1,7 @@
 """A JSON API over HTTP: paced by a shared budget, retried where that helps, silent about keys."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import orjson
 import tenacity
 
 from dataplatform.lake.api_errors import (
+    PermanentApiError,
     TransientApiError,
     error_of,
     retry_after_seconds,
@@ -74,7 +76,17 @@ class ApiClient:
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
-        """Open the connection pool; nothing is sent yet."""
+        """Open the connection pool; nothing is sent yet.
+
+        Raises:
+            PermanentApiError: a key has characters that httpx would refuse, naming the key.
+        """
+        if not all(re.fullmatch(r"[!-~]+", secret) for secret in self.secret_headers.values()):
+            raise PermanentApiError(
+                _without_userinfo(self.base_url),
+                "the API key has characters that no header can carry",
+                "set the key again, without blanks and line ends",
+            )
         for noisy in ("httpx", "httpcore"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self._http = httpx.Client(

@@ -130,13 +130,15 @@ class CoinGeckoResource(ConfigurableResource):
     def ping(self) -> Reachability:
         """Ask whether the API is there: one short try, not paced, not retried."""
         from dataplatform.lake.api_client import json_of
-        from dataplatform.lake.api_errors import ApiError
+        from dataplatform.lake.api_errors import ApiError, PermanentApiError
 
         try:
             answer = json_of(self.client.fetch_once("/ping", timeout=PING_SECONDS))
         except ApiError as error:
-            # The API's own refusal comes from the API; a proxy's page or a silence does not.
-            spoke = error.code is not None or error.status == 429  # noqa: PLR2004
+            # The API's own refusal comes from the API, and a key that can't even be sent says
+            # nothing about the network; a proxy's page or a silence does.
+            key_is_bad = isinstance(error, PermanentApiError) and error.status is None
+            spoke = key_is_bad or error.code is not None or error.status in (401, 429)
             return Reachability(spoke, str(error))
         there = isinstance(answer, dict) and "gecko_says" in answer
         return Reachability(there, f"{self._address} answers" + ("" if there else " strangely"))

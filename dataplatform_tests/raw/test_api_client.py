@@ -3,6 +3,7 @@ import logging
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from dataplatform.lake.api_client import ApiClient, Patience
@@ -151,3 +152,24 @@ def test_a_password_in_the_address_is_not_shown(
     answer = keyed(url, tmp_path, waits).fetch("/ping")
     assert "hunter2" not in answer.request
     assert answer.request == server.url + "/ping"
+
+
+def test_the_key_is_cut_out_of_what_the_transport_says(
+    server: CoinGeckoServer, tmp_path: Path, waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> httpx.Response:
+        raise httpx.ProxyError(f"the proxy does not like {KEY}")
+
+    monkeypatch.setattr(httpx.Client, "send", refuse)
+    with pytest.raises(TransientApiError, match=r"does not like \*\*\*"):
+        keyed(server.url, tmp_path, waits).fetch("/ping")
+
+
+@pytest.mark.parametrize("key", ["CG-two words", "CG-line\nend", "CG-\x01", "CG-ü", ""])
+def test_a_key_that_no_header_can_carry_is_refused_without_naming_it(
+    server: CoinGeckoServer, tmp_path: Path, key: str
+) -> None:
+    budget = SharedBudget(tmp_path / "b.sqlite", "x", 600_000)
+    with pytest.raises(PermanentApiError, match="set the key again") as caught:
+        ApiClient(server.url, budget, {"x-cg-demo-api-key": key})
+    assert "CG-" not in str(caught.value)

@@ -127,3 +127,15 @@ def test_ping_tells_an_api_from_a_silence(tmp_path: Path, server: CoinGeckoServe
     assert not nobody.reachable
     assert "ConnectError" in nobody.detail
     assert len(server.seen) == 4
+
+
+def test_a_bad_key_is_no_silence(
+    tmp_path: Path, server: CoinGeckoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", "CG-two words")
+    told = resource(tmp_path, server.url).ping()
+    assert told.reachable
+    assert "set the key again" in told.detail
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", KEY)
+    server.script(Fault.error(401, {"error": "invalid key"}))
+    assert resource(tmp_path, server.url).ping().reachable
