@@ -28,6 +28,8 @@ _MARKED: Final = 40
 _ANNOTATED: Final = 15
 """A heat map of more rows than this carries no numbers: they would overlap."""
 _CELL_CHARACTERS: Final = 60
+_THOUSAND: Final = 1000.0
+"""From here on a number shows two decimals; below, six significant digits."""
 
 
 def plot_metadata(plot: Plot, rows: "pa.Table", title: str) -> MarkdownMetadataValue | None:
@@ -57,7 +59,8 @@ def draw(plot: Plot, rows: "pa.Table", title: str) -> bytes | None:
 
 def _bar(plot: Plot, points: Sequence[dict[str, Any]]) -> "Figure":
     shown = points[: plot.limit][::-1]
-    figure, axes = _figure(0.6 + 0.22 * len(shown) * (1 + 0.4 * (len(plot.y) - 1)))
+    # Title, axis and attribution need an inch; the layout fails where the bars have no room left.
+    figure, axes = _figure(1.2 + 0.22 * len(shown) * (1 + 0.4 * (len(plot.y) - 1)))
     height = 0.8 / len(plot.y)
     for number, column in enumerate(plot.y):
         positions = [index - number * height for index in range(len(shown))]
@@ -90,7 +93,7 @@ def _heatmap(plot: Plot, points: Sequence[dict[str, Any]]) -> "Figure":
     names = list(dict.fromkeys(str(row[plot.x]) for row in points))
     cells = {(str(r[plot.x]), str(r[plot.y[0]])): r[plot.value or ""] for r in points}
     grid = [[cells.get((a, b), float("nan")) for a in names] for b in names]
-    figure, axes = _figure(1.2 + 0.4 * len(names))
+    figure, axes = _figure(2.0 + 0.35 * len(names))
     picture = axes.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
@@ -130,7 +133,7 @@ def _png(figure: "Figure", title: str) -> bytes:
 def preview_markdown(rows: "pa.Table", limit: int = 10) -> str:
     """Return the first rows as a Markdown table."""
     head = rows.slice(0, limit)
-    lines = [head.column_names, ["---"] * head.num_columns]
+    lines = [[cell(name) for name in head.column_names], ["---"] * head.num_columns]
     lines += [[cell(value) for value in row.values()] for row in head.to_pylist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -140,7 +143,7 @@ def cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:,.6g}"
+        return f"{value:,.2f}" if abs(value) >= _THOUSAND else f"{value:.6g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     text = str(value).replace("|", "\\|").replace("\n", " ")

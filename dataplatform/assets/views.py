@@ -123,7 +123,7 @@ def _deployed(
         return verify(views.engine, view), changed
     except (QueryError, ViewError) as error:
         # The same SQL over the same tables fails again: neither step nor run is worth a retry.
-        context.instance.add_run_tags(context.run_id, dict(NO_RUN_RETRY))
+        context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
         raise Failure(f"{view.relation}: {error}", allow_retries=False) from error
 
 

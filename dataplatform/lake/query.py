@@ -228,11 +228,9 @@ class EmbeddedEngine:
             QueryError: there is none; the message lists near names.
         """
         parts = [part.strip('"').lower() for part in name.split(".")]
-        if len(parts) == 3 and parts[0] == CATALOG:  # noqa: PLR2004  catalog.schema.name
-            parts = parts[1:]
         existing = self._existing()
-        wanted = [Relation(*parts)] if len(parts) == 2 else _candidates(parts[-1])  # noqa: PLR2004
-        for relation in wanted if len(parts) <= 2 else []:  # noqa: PLR2004
+        wanted = _candidates(parts)
+        for relation in wanted:
             if relation in existing:
                 return relation
         raise self._missing(name, wanted, existing)
@@ -249,9 +247,7 @@ class EmbeddedEngine:
                 return NotBuiltError(f"{relation} is not built yet. Remedy: run `dp run` first.")
         if not existing:
             return NotBuiltError("This lake is empty. Remedy: run `dp run` first.")
-        known = existing | self._declared
-        names = {str(relation) for relation in known} | {relation.name for relation in known}
-        near = get_close_matches(name.lower(), sorted(names), n=3)
+        near = _near(name.lower(), existing | self._declared)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`dp tables` lists what there is."
         return QueryError(f"There is no table or view {name}. {hint}")
 
@@ -376,8 +372,25 @@ def _narrowed(reader: pa.RecordBatchReader, engine_types: Sequence[str]) -> pa.R
     return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
 
 
-def _candidates(name: str) -> list[Relation]:
-    return [Relation(VIEW_SCHEMA, name), Relation(NAMESPACE, name)]
+def _candidates(parts: Sequence[str]) -> list[Relation]:
+    """Return what a dotted name may mean, best first."""
+    match list(parts):
+        case [name]:
+            return [Relation(VIEW_SCHEMA, name), Relation(NAMESPACE, name)]
+        case [schema, name]:
+            return [Relation(schema, name)]
+        case [catalog, schema, name] if catalog == CATALOG:
+            return [Relation(schema, name)]
+    return []
+
+
+def _near(name: str, known: Iterable[Relation]) -> list[str]:
+    """Return the relations whose name is like `name`: the same in another schema comes first."""
+    bare = name.rsplit(".", 1)[-1]
+    by_name: dict[str, list[str]] = {}
+    for relation in sorted(known):
+        by_name.setdefault(relation.name, []).append(str(relation))
+    return [full for near in get_close_matches(bare, by_name, n=3) for full in by_name[near]]
 
 
 def _point(table: exp.Table, relation: Relation) -> None:

@@ -30,17 +30,24 @@ class ViewsResource(ConfigurableResource, ABC):
 class EmbeddedViews(ViewsResource):
     """Profile local: the same Trino SQL on DuckDB.
 
+    The lake is named as `LakeResource` names it, rather than nested: Dagster 1.13 warns of its own
+    deprecated `dagster_run` whenever a resource holds another.
+
     Attributes:
-        lake: the lake whose tables the views read.
+        home: the state folder, `.dataplatform` by default.
+        origin: live or recorded; None, the one that `dp run` used last.
     """
 
-    lake: LakeResource
+    home: str = ".dataplatform"
+    # Dagster's config knows no Literal.
+    origin: str | None = None
 
     @cached_property
     def _embedded(self) -> "EmbeddedEngine":
         from dataplatform.lake.query import EmbeddedEngine
 
-        return EmbeddedEngine(self.lake.folders, self.lake.catalog())
+        lake = LakeResource(home=self.home, origin=self.origin)
+        return EmbeddedEngine(lake.folders, lake.catalog())
 
     @property
     def engine(self) -> ViewEngine:

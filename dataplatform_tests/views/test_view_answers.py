@@ -373,7 +373,9 @@ def test_categories_compare_with_the_newest_snapshot_a_week_older(lake: SmallLak
 
 
 def test_drawdowns_know_peak_depth_and_days_under_water(lake: SmallLake) -> None:
-    def metrics(moment: str, price: float | None, down: float | None, peak: float) -> dict[str, Any]:
+    def metrics(
+        moment: str, price: float | None, down: float | None, peak: float
+    ) -> dict[str, Any]:
         known = {"coin_id": "a", "day": day(moment), "price_usd": price}
         return {**known, "drawdown": down, "peak_price_usd": peak}
 
