@@ -18,52 +18,46 @@ if TYPE_CHECKING:
 def transform(inputs: Inputs) -> "DataFrame":
     """Apply the new listings, oldest first, on top of the current versions.
 
-    A listing is what was fetched at one moment. Each sighting of a coin is compared with the one
-    before: the first complete listing in between, if any, missed the coin and delists it; then the
-    sighting relists it, or renames it where symbol or name differ. A current version counts as a
-    sighting before all listings.
+    A listing is one slot. Each sighting of a coin is compared with the one before: the first
+    complete listing in between, if any, missed the coin and delists it; then the sighting relists
+    it, or renames it where symbol or name differ. A current version counts as a sighting before all
+    listings. Each sighting gives up to two versions: its own, and the delisting after it.
     """
     return inputs.sql("""
-        WITH records AS (
-          SELECT
-            *,
-            min(fetched_at) OVER (PARTITION BY regexp_replace(raw_key, '[^/]*$', '')) AS listed_at
-          FROM {coins_list}
-        ),
-        fetches AS (
-          SELECT
-            max(complete) AS is_complete,
-            struct(listed_at AS at, min(raw_key) AS raw_key, min(origin) AS origin) AS listing
-          FROM records
-          GROUP BY listed_at
-        ),
-        listings AS (
-          SELECT
-            listing.at AS listed_at,
-            min(IF(is_complete, listing, NULL)) OVER (
-              ORDER BY listing.at ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
-            ) AS next_complete
-          FROM fetches
+        WITH complete_listings AS (
+          SELECT sort_array(collect_list(listing)) AS listings
+          FROM (
+            SELECT struct(slot_at AS at, min(raw_key) AS raw_key, min(origin) AS origin) AS listing
+            FROM {coins_list}
+            WHERE complete
+            GROUP BY slot_at
+          )
         ),
         sightings AS (
           SELECT
-            id AS coin_id, symbol, name, listed_at AS valid_from, origin, fetched_at, raw_key,
-            CAST(NULL AS STRING) AS status, CAST(NULL AS STRING) AS change, next_complete
-          FROM (
-            SELECT *, row_number() OVER (
-              PARTITION BY id, listed_at
-              ORDER BY complete DESC, fetched_at DESC, raw_key DESC, record_hash DESC
-            ) AS position
-            FROM records
-          )
-          JOIN listings USING (listed_at)
-          WHERE position = 1
+            id AS coin_id, symbol, name, slot_at AS valid_from, origin, fetched_at, raw_key,
+            CAST(NULL AS STRING) AS status, CAST(NULL AS STRING) AS change, complete, record_hash
+          FROM {coins_list}
           UNION ALL
           SELECT
-            coin_id, symbol, name, valid_from, origin, fetched_at, raw_key, status, change,
-            (SELECT min(listing) FROM fetches WHERE is_complete) AS next_complete
+            coin_id, symbol, name, valid_from, origin, fetched_at, raw_key, status, change, true, ''
           FROM {self}
           WHERE is_current
+        ),
+        distinct_sightings AS (
+          SELECT
+            *,
+            get(
+              filter((SELECT listings FROM complete_listings), one -> one.at > valid_from), 0
+            ) AS next_complete
+          FROM (
+            SELECT *, row_number() OVER (
+              PARTITION BY coin_id, valid_from
+              ORDER BY complete DESC, fetched_at DESC, raw_key DESC, record_hash DESC
+            ) AS position
+            FROM (SELECT * FROM sightings DISTRIBUTE BY coin_id)
+          )
+          WHERE position = 1
         ),
         compared AS (
           SELECT
@@ -74,30 +68,39 @@ def transform(inputs: Inputs) -> "DataFrame":
             coalesce(lag(status) OVER coin = 'delisted', false)
               OR coalesce(lag(next_complete.at) OVER coin < valid_from, false) AS was_delisted,
             lead(valid_from) OVER coin AS seen_next
-          FROM sightings
+          FROM distinct_sightings
           WINDOW coin AS (PARTITION BY coin_id ORDER BY valid_from)
         ),
         versions AS (
-          SELECT
-            coin_id, valid_from, symbol, name,
-            coalesce(status, 'listed') AS status,
-            CASE
-              WHEN change IS NOT NULL THEN change
-              WHEN NOT is_known THEN 'new'
-              WHEN was_delisted THEN 'relisted'
-              WHEN NOT (symbol <=> symbol_before AND name <=> name_before) THEN 'renamed'
-            END AS change,
-            status IS NOT NULL AS is_base,
-            origin, fetched_at, raw_key
+          SELECT coin_id, symbol, name, inline(array(
+            named_struct(
+              'valid_from', valid_from,
+              'status', coalesce(status, 'listed'),
+              'change', CASE
+                WHEN change IS NOT NULL THEN change
+                WHEN NOT is_known THEN 'new'
+                WHEN was_delisted THEN 'relisted'
+                WHEN NOT (symbol <=> symbol_before AND name <=> name_before) THEN 'renamed'
+              END,
+              'is_published', status IS NOT NULL,
+              'origin', origin, 'fetched_at', fetched_at, 'raw_key', raw_key
+            ),
+            named_struct(
+              'valid_from', next_complete.at,
+              'status', 'delisted',
+              'change', IF(
+                coalesce(status, 'listed') = 'listed'
+                  AND next_complete IS NOT NULL
+                  AND coalesce(next_complete.at < seen_next, true),
+                'delisted', NULL
+              ),
+              'is_published', false,
+              'origin', next_complete.origin,
+              'fetched_at', next_complete.at,
+              'raw_key', next_complete.raw_key
+            )
+          ))
           FROM compared
-          UNION ALL
-          SELECT
-            coin_id, next_complete.at, symbol, name, 'delisted', 'delisted', false,
-            next_complete.origin, next_complete.at, next_complete.raw_key
-          FROM compared
-          WHERE coalesce(status, 'listed') = 'listed'
-            AND next_complete IS NOT NULL
-            AND coalesce(next_complete.at < seen_next, true)
         ),
         dated AS (
           SELECT
@@ -110,7 +113,7 @@ def transform(inputs: Inputs) -> "DataFrame":
           coin_id, valid_from, valid_to, valid_to IS NULL AS is_current,
           symbol, name, status, change, origin, fetched_at, raw_key
         FROM dated
-        WHERE NOT is_base OR valid_to IS NOT NULL
+        WHERE NOT is_published OR valid_to IS NOT NULL
     """)
 
 

@@ -38,21 +38,18 @@ def transform(inputs: Inputs) -> "DataFrame":
     """
     candidates = _candidates(inputs)
     first, last = _touched_days(inputs)
-    touched = inputs.sql(
-        "SELECT DISTINCT coin_id, vs_currency FROM {candidates}", candidates=candidates
-    )
     near = inputs.sql(
         """
-        SELECT /*+ BROADCAST(touched) */ own.*
-        FROM {self} own
-        LEFT SEMI JOIN {touched} touched USING (coin_id, vs_currency)
+        SELECT
+          coin_id, vs_currency, day, price, market_cap, volume_24h, source, source_rank,
+          observed_at, origin, fetched_at, raw_key
+        FROM {self}
         WHERE day BETWEEN date_sub(DATE {first}, 1) AND date_add(DATE {last}, 1)
         """,
-        touched=touched,
         first=first,
         last=last,
     )
-    far = _nearest_outside(inputs, touched, near, first, last)
+    far = _nearest_outside(inputs, candidates, near, first, last)
     return _merged(inputs, candidates, near, far)
 
 
@@ -142,11 +139,12 @@ def _touched_days(inputs: Inputs) -> tuple[str, str]:
 
 
 def _nearest_outside(
-    inputs: Inputs, touched: "DataFrame", near: "DataFrame", first: str, last: str
+    inputs: Inputs, candidates: "DataFrame", near: "DataFrame", first: str, last: str
 ) -> "DataFrame":
     """Return the nearest published day of coins that have none in or beside the touched days.
 
-    Published days are contiguous, so all of such a coin lie before, or all after.
+    Published days are contiguous, so all of such a coin lie before, or all after. Where there is no
+    such coin, the broadcast side is empty and Spark (adaptive execution) never reads the history.
     """
     return inputs.sql(
         """
@@ -157,14 +155,21 @@ def _nearest_outside(
           SELECT /*+ BROADCAST(lost) */ own.coin_id, own.vs_currency, own.day
           FROM {self} own
           JOIN (
-            SELECT * FROM {touched}
-            LEFT ANTI JOIN {near} USING (coin_id, vs_currency)
-          ) lost USING (coin_id, vs_currency)
+            SELECT coin_id, vs_currency
+            FROM (
+              SELECT coin_id, vs_currency, false AS is_published FROM {candidates}
+              UNION ALL
+              SELECT coin_id, vs_currency, true FROM {near}
+            )
+            GROUP BY coin_id, vs_currency
+            HAVING NOT max(is_published)
+          ) lost
+          ON lost.coin_id = own.coin_id AND lost.vs_currency = own.vs_currency
           WHERE day NOT BETWEEN date_sub(DATE {first}, 1) AND date_add(DATE {last}, 1)
         )
         GROUP BY coin_id, vs_currency
         """,
-        touched=touched,
+        candidates=candidates,
         near=near,
         first=first,
         last=last,
@@ -184,10 +189,7 @@ def _merged(
         WITH everything AS (
           SELECT *, false AS is_published FROM {candidates}
           UNION ALL
-          SELECT
-            coin_id, vs_currency, day, price, market_cap, volume_24h, source, source_rank,
-            observed_at, origin, fetched_at, raw_key, true
-          FROM {near}
+          SELECT *, true FROM {near}
           UNION ALL
           SELECT
             coin_id, vs_currency, day, NULL, NULL, NULL, 'missing', {missing_rank},

@@ -1,5 +1,6 @@
 """The inputs of a transformation out of Python rows: no catalog, no files, no engine."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _LINEAGE = (
-    "raw_key string, slot_at timestamp, fetched_at timestamp, origin string, complete boolean,"
-    " params map<string,string>, record_hash string"
+    "raw_key: string, slot_at: timestamp, fetched_at: timestamp, origin: string, complete: boolean,"
+    " params: map<string,string>, record_hash: string"
 )
 _REJECT = (
-    "raw_key string, record_hash string, record string, reject_reason string,"
-    " fetched_at timestamp, origin string"
+    "raw_key: string, record_hash: string, record: string, reject_reason: string,"
+    " fetched_at: timestamp, origin: string"
 )
 _BY_NAME: dict[str, Endpoint] = {e.name: e for e in (*ENDPOINTS, inbox)}
 
@@ -67,14 +68,14 @@ class MemoryInputs:
         """Run Spark SQL with the names of `query` resolved."""
         names = {name for _, name, _, _ in Formatter().parse(query) if name}
         resolved = {name: values[name] if name in values else self._frame(name) for name in names}
-        renamed = {f"{name}_": value for name, value in resolved.items()}
+        renamed: dict[str, Any] = {f"{name}_": value for name, value in resolved.items()}
         for name in names:
             query = query.replace(f"{{{name}}}", f"{{{name}_}}")
         return self.spark.sql(query, **renamed)
 
     def records(self, endpoint: str) -> "DataFrame":
         """Return the given records of an endpoint."""
-        fields = ", ".join(f"`{f.name}` {f.type}" for f in _BY_NAME[endpoint].fields)
+        fields = ", ".join(f"`{f.name}`: {f.type}" for f in _BY_NAME[endpoint].fields)
         return self._rows(self.given.get(endpoint, ()), f"{fields}, {_LINEAGE}")
 
     def rejects(self, endpoint: str) -> "DataFrame":
@@ -103,16 +104,16 @@ class MemoryInputs:
         return self.records(name) if name in self.spec.endpoints else self.table(name)
 
     def _rows(self, rows: Iterable[Row], schema: str) -> "DataFrame":
-        from pyspark.sql.types import _parse_datatype_string
-
-        names = _parse_datatype_string(schema).fieldNames()  # ty: ignore[unresolved-attribute]
-        data = [tuple(row.get(name) for name in names) for row in rows]
-        return self.spark.createDataFrame(data, schema)
+        """Return rows as a literal of the plan: a frame of pickled rows took 0.2 s a scan."""
+        text = json.dumps(list(rows), default=str)
+        kind = f"array<struct<{schema}>>"
+        frame = self.spark.sql("SELECT inline(from_json({text}, {kind}))", text=text, kind=kind)
+        return frame if text != "[]" else frame.where("false")
 
 
 def schema_of(spec: TableSpec) -> str:
     """Return the declared columns as a Spark schema."""
-    return ", ".join(f"`{c.name}` {c.type}" for c in spec.columns)
+    return ", ".join(f"`{c.name}`: {c.type}" for c in spec.columns)
 
 
 def key_of(spec: TableSpec, row: Row) -> tuple[Any, ...]:

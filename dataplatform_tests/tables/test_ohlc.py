@@ -57,7 +57,15 @@ def test_recorded_candles_keep_every_rule(spark: "SparkSession") -> None:
     path = files("dataplatform.raw") / "recordings" / "coingecko_ruby" / name
     recorded = json.loads(path.read_text())
     records = [
-        candle(c[0], at("2021-05-16"), {"days": "7"}, open=float(c[1]), high=float(c[2]), low=float(c[3]), close=float(c[4]))
+        candle(
+            c[0],
+            at("2021-05-16"),
+            {"days": "7"},
+            open=float(c[1]),
+            high=float(c[2]),
+            low=float(c[3]),
+            close=float(c[4]),
+        )
         for c in recorded
     ]
     inputs = MemoryInputs(spark, spec, {"ohlc": records})

@@ -26,7 +26,10 @@ def ms(moment: datetime) -> int:
 
 
 def chart(
-    times: Sequence[int], fetched_at: datetime, prices: Sequence[float] | None = None, **changes: Any
+    times: Sequence[int],
+    fetched_at: datetime,
+    prices: Sequence[float] | None = None,
+    **changes: Any,
 ) -> list[Row]:
     """Return the records of one response with points at `times`, in epoch milliseconds."""
     params = {"id": "bitcoin", "vs_currency": "usd"}
@@ -164,8 +167,7 @@ def test_a_published_point_is_replaced_by_the_same_rule(
     spark: "SparkSession",
 ) -> None:
     def one(row: tuple[bool, str, str], alias: str) -> Any:
-        values = dict(zip(("is_partial", "fetched_at", "raw_key"), row, strict=True))
-        values["fetched_at"] = at(row[1])
+        values = {"is_partial": row[0], "fetched_at": at(row[1]), "raw_key": row[2]}
         names = [column.name for column in spec.columns]
         data = [tuple(values.get(name) for name in names)]
         return spark.createDataFrame(data, schema_of(spec)).alias(alias)
