@@ -1,0 +1,246 @@
+"""`dp query`, `export`, `tables`, `table`, `views`: answers on stdout, one line for an error."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from dataplatform.cli import app
+from dataplatform.lake.views import ViewSpec, parse_view
+from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
+
+ATTRIBUTION = "Data provided by CoinGecko"
+CHEAP = parse_view(
+    "cheap", "-- Cheap coins [USD].\nSELECT coin_id, price FROM warehouse.daily_prices"
+)
+
+
+@pytest.fixture
+def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallLake:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATAPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DATAPLATFORM_ORIGIN", "recorded")
+    made = make_lake(tmp_path / "home")
+    usd = {"vs_currency": "usd", "source": "inbox", "observed_at": at("2025-01-01")}
+    rows = [("a", 1.5), ('ü, "b"', 3.0), ("c", None)]
+    made.insert(
+        "daily_prices",
+        [
+            {**usd, "coin_id": coin, "day": day("2025-01-01"), "price": price}
+            for coin, price in rows
+        ],
+    )
+    made.engine.deploy(CHEAP)
+    return made
+
+
+def dp(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, list(arguments), input=stdin)
+
+
+def fails(result: Result, *words: str) -> None:
+    """Exit code 1, one line that has these words, nothing on stdout, no traceback."""
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+    for word in words:
+        assert word in result.stderr
+
+
+# ---- query ----
+
+
+def test_query_shows_a_table_with_attribution(lake: SmallLake) -> None:
+    result = dp("query", "SELECT coin_id, price FROM cheap ORDER BY coin_id")
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["coin_id", "price"] in lines
+    assert ["a", "1.5"] in lines
+    assert ["c"] in lines
+    assert f"3 rows · {ATTRIBUTION}" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_query_reads_stdin(lake: SmallLake) -> None:
+    assert "3" in dp("query", "-", stdin="SELECT count(*) AS n FROM cheap;\n").stdout
+
+
+def test_query_says_when_there_is_more(lake: SmallLake) -> None:
+    result = dp("query", "SELECT coin_id FROM cheap", "-n", "2")
+    assert "first 2 rows" in result.stdout
+    assert "--limit" in result.stderr
+    assert dp("query", "SELECT coin_id FROM cheap", "-n", "3").stderr == ""
+
+
+def test_query_writes_csv_and_json_for_programs(lake: SmallLake) -> None:
+    sql = "SELECT coin_id, price, day, observed_at FROM daily_prices ORDER BY price NULLS LAST"
+    written = dp("query", sql, "--format", "csv")
+    assert written.stderr.strip() == ATTRIBUTION
+    rows = list(csv.reader(io.StringIO(written.stdout)))
+    assert rows[1] == ["a", "1.5", "2025-01-01", "2025-01-01 00:00:00.000000Z"]
+    assert rows[2][0] == 'ü, "b"'
+    assert rows[3][:2] == ["c", ""]
+    records = json.loads(dp("query", sql, "-f", "json", "-n", "1").stdout)
+    moment = "2025-01-01T00:00:00Z"
+    assert records == [{"coin_id": "a", "price": 1.5, "day": "2025-01-01", "observed_at": moment}]
+    assert json.loads(dp("query", f"{sql} LIMIT 0", "-f", "json").stdout) == []
+
+
+def test_lists_are_json_in_csv(lake: SmallLake) -> None:
+    result = dp("query", "SELECT ARRAY['x', 'ü\"'] AS l", "-f", "csv")
+    (_, (cell,)) = list(csv.reader(io.StringIO(result.stdout)))
+    assert json.loads(cell) == ["x", 'ü"']
+
+
+def test_query_writes_a_file_of_the_endings_format(lake: SmallLake) -> None:
+    result = dp("query", "SELECT coin_id FROM cheap", "-o", "deep/out.parquet")
+    assert result.exit_code == 0
+    assert "3 rows written to deep/out.parquet" in result.stderr
+    assert pq.read_table("deep/out.parquet").num_rows == 3
+    assert [path.name for path in Path("deep").iterdir()] == ["out.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["SELECT 1 FROM cheep"], ["cheep", "Did you mean analytics.cheap"]),
+        (["SELECT 1 FROM latest_prices"], ["not built", "dp run"]),
+        (["SELECT cost FROM cheap"], ["cost"]),
+        (["DROP TABLE cheap"], ["Only reading"]),
+        (['SELECT 1 FROM "[bold]"'], ["[bold]"]),
+        (["SELECT 1 FROM (("], ["Not Trino SQL"]),
+        (["SELECT 1 AS x", "-o", "x.txt"], ["x.txt", ".csv"]),
+        (["SELECT 1 AS x", "-o", "x.csv", "-f", "table"], ["--format"]),
+    ],
+)
+def test_query_errors_are_one_line(
+    lake: SmallLake, arguments: Sequence[str], words: Sequence[str]
+) -> None:
+    fails(dp("query", *arguments), *words)
+    assert not Path("x.csv").exists()
+
+
+def test_a_failing_export_leaves_no_file(lake: SmallLake) -> None:
+    result = dp("query", "SELECT CAST(coin_id AS bigint) AS x FROM cheap", "-o", "x.csv")
+    fails(result, "a")
+    assert list(Path().glob("*x.csv*")) == []
+
+
+def test_no_lake_and_another_profile_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_HOME", str(tmp_path / "nothing"))
+    for arguments in (["tables"], ["query", "SELECT 1 AS x"], ["table", "coins"], ["export", "x"]):
+        fails(dp(*arguments), "no lake", "dp run")
+    assert not (tmp_path / "nothing").exists()
+    monkeypatch.setenv("DATAPLATFORM_PROFILE", "cluster")
+    fails(dp("tables"), "cluster", "DATAPLATFORM_PROFILE")
+
+
+# ---- export ----
+
+
+def test_export_names_its_file_by_default(lake: SmallLake) -> None:
+    assert dp("export", "cheap").exit_code == 0
+    assert len(Path("cheap.csv").read_text(encoding="utf-8").splitlines()) == 4
+    assert dp("export", "warehouse.daily_prices", "--format", "parquet").exit_code == 0
+    assert pq.read_table("daily_prices.parquet").num_rows == 3
+    fails(dp("export", "nothing_like_it"), "nothing_like_it")
+
+
+# ---- tables and table ----
+
+
+def test_tables_lists_what_there_is_and_what_is_not_built(lake: SmallLake) -> None:
+    (lake.folders.views / "old.sql").write_text(CHEAP.text)
+    output = dp("tables").stdout
+    lines = {line.split()[0]: line for line in output.splitlines() if line.strip()}
+    assert lines["warehouse.daily_prices"].split()[1] == "3"
+    assert "not built" in lines["warehouse.ohlc"]
+    assert "not deployed" in lines["analytics.latest_prices"]
+    assert "no file any more" in lines["analytics.old"]
+    assert ATTRIBUTION in output
+
+
+def test_table_shows_columns_storage_and_rows(lake: SmallLake) -> None:
+    output = dp("table", "daily_prices", "--rows", "1").stdout
+    for said in ("warehouse.daily_prices", "coin_id", "3 rows;", "month(day)", "append", "2025-01"):
+        assert said in output
+    described = lake.catalog.load_table("warehouse.daily_prices").schema().find_field("price").doc
+    assert described
+    assert described.split()[0] in output
+    assert f"1 row · {ATTRIBUTION}" in output
+
+
+def test_table_of_a_view_shows_its_description_as_it_is(lake: SmallLake) -> None:
+    lake.create_for(_latest())
+    lake.engine.deploy(_latest())
+    output = dp("table", "latest_prices").stdout
+    assert "analytics.latest_prices" in output
+    assert "CoinGecko's id of the coin" in output
+    assert "snapshots" not in output.split("latest_prices", 2)[-1]
+
+
+def _latest() -> ViewSpec:
+    from dataplatform.views import all_views
+
+    return all_views()["latest_prices"]
+
+
+def test_table_travels_in_time(lake: SmallLake) -> None:
+    first = lake.catalog.load_table("warehouse.daily_prices").current_snapshot()
+    assert first
+    lake.insert("daily_prices", [{"coin_id": "new", "day": day("2025-02-01"), "price": 9.0}])
+    assert "4 rows ·" in dp("table", "daily_prices").stdout
+    old = dp("table", "daily_prices", "--at", str(first.snapshot_id)).stdout
+    assert "3 rows ·" in old
+    assert "3 rows ·" not in dp("table", "daily_prices", "--at", "2999-01-01").stdout
+    fails(dp("table", "daily_prices", "--at", "2001-01-01"), "no snapshot")
+    fails(dp("table", "daily_prices", "--at", "yesterday'"), "no time")
+    fails(dp("table", "cheap", "--at", "2025-01-01"), "view")
+
+
+# ---- views ----
+
+
+def test_views_status_and_prune(lake: SmallLake) -> None:
+    result = dp("views", "status")
+    assert result.exit_code == 1
+    assert "not deployed" in result.stdout
+    assert "file is gone" in result.stdout
+    assert "Remedy" in result.stderr
+    assert dp("views", "prune", stdin="n\n").exit_code == 0
+    assert lake.engine.deployed() == ["cheap"]
+    assert "Dropped cheap" in dp("views", "prune", "--yes").stdout
+    assert lake.engine.deployed() == []
+    assert "has its file" in dp("views", "prune").stdout
+
+
+# ---- the program ----
+
+
+def test_help_is_light_and_lists_the_commands() -> None:
+    code = (
+        "import sys; from dataplatform.cli import app;"
+        "heavy = {'dagster', 'duckdb', 'pyarrow', 'sqlglot', 'pyiceberg', 'pyspark', 'matplotlib'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    shown = dp("--help").stdout
+    assert all(command in shown for command in ("query", "export", "tables", "table", "views"))
+
+
+def test_colour_is_for_terminals_only(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in dp("tables").output
