@@ -1,0 +1,580 @@
+"""Builds tables: plan, transform, write to a branch, audit, publish.
+
+The plan is made from metadata alone, before a JVM is started: a table whose inputs have not changed
+costs a few file reads. What a build changes, and what it has read, is committed together.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pydantic import BaseModel
+from pyiceberg.catalog import Catalog
+from pyiceberg.table import Table
+
+from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.manifest import Arrival, Cursor, Manifest, Origin, RawZone, advance
+from dataplatform.lake.records import RecordReader, by_endpoint, newest_fetch
+from dataplatform.lake.schema import AUDIT_BRANCH, ensure_table, identifier, load_table
+from dataplatform.lake.spec import CATALOG, Check, TableSpec
+from dataplatform.lake.state import (
+    ALL_DAYS,
+    NO_DAYS,
+    TableState,
+    changed_since,
+    published_state,
+)
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+UNIQUE_KEYS: Final = "keys_unique"
+_SAMPLE: Final = 5
+"""How many violating rows a failed check shows."""
+
+Status = Literal["published", "unchanged"]
+
+
+class AuditFailedError(RuntimeError):
+    """A blocking check failed: readers stay on the last good snapshot."""
+
+    def __init__(self, result: "TableResult") -> None:
+        """Name the table, the rules and where the rejected rows can be looked at."""
+        self.result = result
+        broken = "; ".join(
+            f"{c.name}: {c.violations} rows" for c in result.checks if c.blocking and not c.passed
+        )
+        super().__init__(
+            f"{result.table}: not published: {broken}. Readers keep the last good snapshot; the"
+            f" rejected rows are on the branch `{AUDIT_BRANCH}`"
+            f" (SELECT … FROM {CATALOG}.{identifier(result.table)} VERSION AS OF '{AUDIT_BRANCH}')."
+        )
+
+
+class CommitConflictError(RuntimeError):
+    """Somebody else published between this build's read and its publication: run it again."""
+
+
+class CheckResult(BaseModel):
+    """One audited rule: how many rows broke it, and a few of them."""
+
+    name: str
+    description: str
+    blocking: bool
+    violations: int
+    sample: list[dict[str, Any]] = []
+
+    @property
+    def passed(self) -> bool:
+        """Whether no row broke the rule."""
+        return self.violations == 0
+
+
+class TableResult(BaseModel):
+    """What a build did to one table. Counts are rows; `changed` the days it touched."""
+
+    table: str
+    status: Status
+    rows: int
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    rejected: int = 0
+    raw_files: int = 0
+    snapshot_id: int | None = None
+    changed: tuple[str, str] | None = None
+    checks: list[CheckResult] = []
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one build of one table has to read.
+
+    Args:
+        spec: the table.
+        base: the published snapshot that the build starts from; None, an empty table.
+        state: what the table knows.
+        arrivals: raw slots not read yet.
+        manifests: what those slots hold.
+        upstream: the snapshot of each upstream table that will be read.
+        changed: first and last changed day of each upstream table.
+        rebuild: all raw slots are read again and the result replaces the table.
+    """
+
+    spec: TableSpec
+    base: int | None
+    state: TableState
+    arrivals: list[Arrival] = field(default_factory=list)
+    manifests: list[Manifest] = field(default_factory=list)
+    upstream: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    rebuild: bool = False
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether an input changed since the table was built."""
+        return bool(self.arrivals) or any(days != NO_DAYS for days in self.changed.values())
+
+
+@dataclass(frozen=True)
+class Lake:
+    """What a build works on: raw files, catalog, and the declared endpoints by name."""
+
+    zone: RawZone
+    catalog: Catalog
+    endpoints: Mapping[str, Endpoint]
+    origin: Origin
+
+    def plan(self, spec: TableSpec) -> Plan:
+        """Compare the table's state with its inputs; reads metadata only."""
+        table = load_table(self.catalog, spec.name)
+        head = table.current_snapshot() if table else None
+        state = published_state(table) if table else TableState()
+        pairs = {(self.endpoints[e].source, e) for e in spec.endpoints}
+        arrivals = self.zone.arrivals(state.cursor, pairs) if pairs else []
+        manifests = [self._manifest(arrival) for arrival in arrivals]
+        rebuild = False
+        if spec.in_order and state.newest and any(m.fetched_at <= state.newest for m in manifests):
+            rebuild = True
+            arrivals = self.zone.arrivals(Cursor(), pairs)
+            manifests = [self._manifest(arrival) for arrival in arrivals]
+        upstream, changed = self._upstream(spec, state)
+        base = head.snapshot_id if head else None
+        return Plan(spec, base, state, arrivals, manifests, upstream, changed, rebuild)
+
+    def _manifest(self, arrival: Arrival) -> Manifest:
+        manifest = self.zone.manifest(arrival.slot)
+        if manifest is None:
+            raise FileNotFoundError(f"manifest of {arrival.slot.folder} vanished while planning")
+        return manifest
+
+    def _upstream(
+        self, spec: TableSpec, state: TableState
+    ) -> tuple[dict[str, int], dict[str, tuple[str, str]]]:
+        snapshots, changed = {}, {}
+        for name in spec.upstream:
+            table = load_table(self.catalog, name)
+            head = table.current_snapshot() if table else None
+            if table is None or head is None:
+                changed[name] = NO_DAYS
+                continue
+            snapshots[name] = head.snapshot_id
+            changed[name] = changed_since(table, state.upstream.get(name))
+        return snapshots, changed
+
+
+@dataclass
+class SparkInputs:
+    """The inputs of one transformation (see `dataplatform.lake.spec.Inputs`)."""
+
+    plan: Plan
+    lake: Lake
+    spark: "SparkSession"
+    parsed: Callable[[str, list[Manifest]], "DataFrame"]
+
+    def sql(self, query: str, **frames: "DataFrame") -> "DataFrame":
+        """Run Spark SQL; `{name}` stands for a frame, an endpoint, a table, or `{self}`."""
+        names = {name for _, name, _, _ in Formatter().parse(query) if name}
+        resolved = {name: frames[name] if name in frames else self._frame(name) for name in names}
+        return self.spark.sql(query.replace("{self}", "{self_}"), **_self_renamed(resolved))
+
+    def _frame(self, name: str) -> "DataFrame":
+        if name == "self":
+            return self.own()
+        return self.records(name) if name in self.plan.spec.endpoints else self.table(name)
+
+    def records(self, endpoint: str) -> "DataFrame":
+        """Return the endpoint's new records that fit its declaration."""
+        return self._parsed(endpoint).where("reject_reason = ''").drop("reject_reason", "record")
+
+    def rejects(self, endpoint: str) -> "DataFrame":
+        """Return the endpoint's new records that do not, with the reason."""
+        columns = ("raw_key", "record_hash", "record", "reject_reason", "fetched_at", "origin")
+        return self._parsed(endpoint).where("reject_reason <> ''").select(*columns)
+
+    def _parsed(self, endpoint: str) -> "DataFrame":
+        if endpoint not in self.plan.spec.endpoints:
+            raise KeyError(f"{self.plan.spec.name} does not declare the endpoint {endpoint}")
+        manifests = by_endpoint(self.plan.manifests).get(endpoint, [])
+        return self.parsed(endpoint, manifests)
+
+    def table(self, name: str) -> "DataFrame":
+        """Return an upstream table at the snapshot that the plan saw; empty while not built."""
+        if name not in self.plan.spec.upstream:
+            raise KeyError(f"{self.plan.spec.name} does not declare the upstream table {name}")
+        return self._at(name, self.plan.upstream.get(name))
+
+    def own(self) -> "DataFrame":
+        """Return the table's own published rows; none when it is rebuilt."""
+        return self._at(self.plan.spec.name, None if self.plan.rebuild else self.plan.base)
+
+    def _at(self, name: str, snapshot: int | None) -> "DataFrame":
+        reader = self.spark.read.format("iceberg")
+        path = f"{CATALOG}.{identifier(name)}"
+        if snapshot is not None:
+            return reader.option("snapshot-id", snapshot).load(path)
+        table = load_table(self.lake.catalog, name)
+        if table is None:
+            raise LookupError(f"the table {name} does not exist yet")
+        return reader.load(path).where("false")
+
+    def changed(self, name: str) -> tuple[str, str]:
+        """Return the first and last changed day of an upstream table."""
+        return self.plan.changed[name]
+
+
+def _self_renamed(frames: dict[str, "DataFrame"]) -> dict[str, "DataFrame"]:
+    """`self` can't be a keyword of SparkSession.sql, which is a method."""
+    return {("self_" if name == "self" else name): frame for name, frame in frames.items()}
+
+
+@dataclass(frozen=True)
+class Change:
+    """The rows that a build changes: `_op` is I, U or D."""
+
+    frame: "DataFrame | None"
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    days: tuple[str, str] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing changes."""
+        return not (self.inserted or self.updated or self.deleted)
+
+
+class Builder:
+    """Builds the tables of one lake with one Spark session, started when first needed."""
+
+    def __init__(
+        self, lake: Lake, specs: Mapping[str, TableSpec], spark: Callable[[], "SparkSession"]
+    ) -> None:
+        """Keep what is needed; nothing is read or started.
+
+        Args:
+            lake: what to work on.
+            specs: every declared table by name, in dependency order.
+            spark: gives the session; called once, and only if a table has to be built.
+        """
+        self.lake = lake
+        self.specs = specs
+        self._start = spark
+        self._cache: dict[tuple[str, tuple[str, ...]], DataFrame] = {}
+
+    @cached_property
+    def spark(self) -> "SparkSession":
+        """The session."""
+        return self._start()
+
+    def build(self, names: Iterable[str]) -> Iterator[TableResult]:
+        """Build the named tables in dependency order, yielding each result as it is published.
+
+        Raises:
+            AuditFailedError: a blocking check failed; later tables are not built.
+        """
+        wanted = set(names)
+        try:
+            for spec in self.specs.values():
+                if spec.name in wanted:
+                    yield self.build_table(spec)
+        finally:
+            for frame in self._cache.values():
+                frame.unpersist()
+            self._cache.clear()
+
+    def build_table(self, spec: TableSpec) -> TableResult:
+        """Bring one table up to its inputs; `unchanged` where they have nothing new."""
+        started = time.monotonic()
+        table = ensure_table(self.lake.catalog, spec)
+        plan = self.lake.plan(spec)
+        if not plan.is_needed:
+            return self._unchanged(plan, started)
+        for name in spec.upstream:
+            ensure_table(self.lake.catalog, self.specs[name])
+        change = self._change(plan)
+        state = self._next_state(plan, change)
+        if change.is_empty:
+            self._record(table, state)
+            return self._unchanged(plan, started)
+        result = self._write_audit_publish(plan, change, state)
+        if change.frame is not None:
+            change.frame.unpersist()
+        return result.model_copy(update={"seconds": time.monotonic() - started})
+
+    def _unchanged(self, plan: Plan, started: float) -> TableResult:
+        return TableResult(
+            table=plan.spec.name,
+            status="unchanged",
+            rows=plan.state.rows,
+            raw_files=_files(plan),
+            snapshot_id=plan.base,
+            seconds=time.monotonic() - started,
+        )
+
+    def _next_state(self, plan: Plan, change: Change) -> TableState:
+        fetched = newest_fetch(plan.manifests)
+        newest = max((t for t in (fetched, plan.state.newest) if t), default=None)
+        return TableState(
+            cursor=advance(plan.state.cursor, plan.arrivals, datetime.now(UTC)),
+            upstream=plan.upstream,
+            newest=newest,
+            rows=plan.state.rows + change.inserted - change.deleted,
+            changed=change.days,
+        )
+
+    def _record(self, table: Table, state: TableState) -> None:
+        """Commit what was read although it changed no row: else it would be read again."""
+        table.refresh()
+        table.append(table.schema().as_arrow().empty_table(), snapshot_properties=state.summary)
+
+    def _parsed(self, endpoint: str, manifests: list[Manifest]) -> "DataFrame":
+        key = (endpoint, tuple(sorted(m.key for m in manifests)))
+        if key not in self._cache:
+            reader = RecordReader(self.spark, self.lake.zone)
+            self._cache[key] = reader.parsed(self.lake.endpoints[endpoint], manifests).persist()
+        return self._cache[key]
+
+    def _change(self, plan: Plan) -> Change:
+        from pyspark.sql import functions as F
+
+        spec = plan.spec
+        inputs = SparkInputs(plan, self.lake, self.spark, self._parsed)
+        rows = spec.transform(inputs).select(
+            *[F.col(f"`{c.name}`").cast(c.type).alias(c.name) for c in spec.columns]
+        )
+        marked = self._marked(plan, rows).where("_op IS NOT NULL").persist()
+        counts = marked.agg(*_counts(spec)).collect()[0]
+        days = (counts["first_day"], counts["last_day"]) if counts["first_day"] else None
+        if days is None and (counts["inserted"] or counts["updated"] or counts["deleted"]):
+            days = ALL_DAYS
+        return Change(marked, counts["inserted"], counts["updated"], counts["deleted"], days)
+
+    def _marked(self, plan: Plan, rows: "DataFrame") -> "DataFrame":
+        """Add `_op` to the rows: I where the key is new, U where a value differs, else null."""
+        from pyspark.sql import functions as F
+
+        if plan.base is None:
+            return rows.withColumn("_op", F.lit("I"))
+        rows = rows.persist()
+        published = self._published(plan, rows)
+        source, target = rows.alias("s"), published.alias("t")
+        on = [F.col(f"s.{key}").eqNullSafe(F.col(f"t.{key}")) for key in plan.spec.keys]
+        removes = plan.spec.replace_days or plan.rebuild
+        joined = source.join(target, on, "full" if removes else "left")
+        operation = F.expr(_operation(plan.spec, removes))
+        kept = [
+            F.coalesce(f"s.{c.name}", f"t.{c.name}").alias(c.name)
+            if c.name in plan.spec.keys
+            else F.col(f"s.{c.name}").alias(c.name)
+            for c in plan.spec.columns
+        ]
+        return joined.select(*kept, operation.alias("_op"))
+
+    def _published(self, plan: Plan, rows: "DataFrame") -> "DataFrame":
+        """Return the published rows of the days that `rows` touch: the rest need not be read."""
+        from pyspark.sql import functions as F
+
+        published = (
+            self.spark.read.format("iceberg")
+            .option("snapshot-id", plan.base)
+            .load(f"{CATALOG}.{identifier(plan.spec.name)}")
+        )
+        column = plan.spec.day_column
+        if column is None or plan.rebuild:
+            return published
+        first, last = rows.agg(F.min(column), F.max(column)).collect()[0]
+        if first is None:
+            return published.where("false")
+        return published.where(F.col(column).between(F.lit(first), F.lit(last)))
+
+    def _write_audit_publish(self, plan: Plan, change: Change, state: TableState) -> TableResult:
+        spec = plan.spec
+        head = self._write(plan, change, state)
+        checks = self._audit(spec, change.days)
+        result = TableResult(
+            table=spec.name,
+            status="published",
+            rows=state.rows,
+            inserted=change.inserted,
+            updated=change.updated,
+            deleted=change.deleted,
+            raw_files=_files(plan),
+            snapshot_id=head,
+            changed=change.days,
+            checks=checks,
+        )
+        if any(check.blocking and not check.passed for check in checks):
+            raise AuditFailedError(result)
+        self._publish(plan, head)
+        return result
+
+    def _write(self, plan: Plan, change: Change, state: TableState) -> int:
+        """Write the change to the audit branch; returns the branch's snapshot."""
+        assert change.frame is not None  # noqa: S101  an empty change is not written
+        name = plan.spec.name
+        table = self.lake.catalog.load_table(identifier(name))
+        self._branch(table, plan.base)
+        target = f"{CATALOG}.{identifier(name)}.branch_{AUDIT_BRANCH}"
+        if change.updated or change.deleted:
+            self._merge(plan.spec, change, target)
+            table.refresh()
+            merged = table.refs()[AUDIT_BRANCH].snapshot_id
+            table.append(
+                table.schema().as_arrow().empty_table(),
+                snapshot_properties=state.model_copy(update={"covers": merged}).summary,
+                branch=AUDIT_BRANCH,
+            )
+        else:
+            writer = (
+                change.frame.drop("_op")
+                .sortWithinPartitions(*_clustered(plan.spec))
+                .writeTo(target)
+            )
+            for key, value in state.summary.items():
+                writer = writer.option(f"snapshot-property.{key}", value)
+            writer.option("fanout-enabled", "true").append()
+        table.refresh()
+        return table.refs()[AUDIT_BRANCH].snapshot_id
+
+    def _branch(self, table: Table, base: int | None) -> None:
+        """Point the audit branch at the published snapshot; what an earlier run left is dropped."""
+        if base is None:
+            self.spark.sql(
+                f"ALTER TABLE {CATALOG}.{'.'.join(table.name()[-2:])}"
+                f" CREATE OR REPLACE BRANCH {AUDIT_BRANCH}"
+            )
+            return
+        with table.manage_snapshots() as snapshots:
+            if AUDIT_BRANCH in table.refs():
+                snapshots.remove_branch(AUDIT_BRANCH)
+            snapshots.create_branch(base, AUDIT_BRANCH)
+
+    def _merge(self, spec: TableSpec, change: Change, target: str) -> None:
+        assert change.frame is not None  # noqa: S101  an empty change is not written
+        on = " AND ".join(f"t.`{key}` <=> s.`{key}`" for key in spec.keys)
+        values = ", ".join(f"`{c.name}` = s.`{c.name}`" for c in spec.columns)
+        names = ", ".join(f"`{c.name}`" for c in spec.columns)
+        sources = ", ".join(f"s.`{c.name}`" for c in spec.columns)
+        self.spark.sql(
+            f"MERGE INTO {target} t USING {{change}} s ON {on}{_day_bounds(spec, change)}"
+            f" WHEN MATCHED AND s._op = 'D' THEN DELETE"
+            f" WHEN MATCHED THEN UPDATE SET {values}"
+            f" WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({sources})",
+            change=change.frame,
+        )
+
+    def _audit(self, spec: TableSpec, days: tuple[str, str] | None) -> list[CheckResult]:
+        """Run every check on the audit branch, over the days that changed, in one query."""
+        branch = self._audited_rows(spec, days)
+        columns = [
+            f"sum(CASE WHEN {c.violated} THEN 1 ELSE 0 END) AS v{i}"
+            for i, c in enumerate(spec.all_checks)
+        ]
+        inner = f"SELECT count(*) AS copies, {', '.join(columns)} FROM {{branch}} GROUP BY {', '.join(spec.keys)}"
+        sums = ", ".join(f"sum(v{i})" for i in range(len(spec.all_checks)))
+        query = (
+            f"SELECT coalesce(sum(CASE WHEN copies > 1 THEN copies END), 0), {sums} FROM ({inner})"
+        )
+        duplicates, *violations = self.spark.sql(query, branch=branch).collect()[0]
+        unique = Check(UNIQUE_KEYS, "", f"One row for each {', '.join(spec.keys)}.")
+        results = [_check_result(unique, duplicates, [])]
+        for check, count in zip(spec.all_checks, violations, strict=True):
+            sample = branch.where(check.violated).limit(_SAMPLE).collect() if count else []
+            results.append(_check_result(check, count or 0, [row.asDict() for row in sample]))
+        return results
+
+    def _audited_rows(self, spec: TableSpec, days: tuple[str, str] | None) -> "DataFrame":
+        from pyspark.sql import functions as F
+
+        rows = (
+            self.spark.read.format("iceberg")
+            .option("branch", AUDIT_BRANCH)
+            .load(f"{CATALOG}.{identifier(spec.name)}")
+        )
+        if spec.day_column is None or days is None:
+            return rows
+        return rows.where(F.col(spec.day_column).cast("date").between(*days))
+
+    def _publish(self, plan: Plan, head: int) -> None:
+        """Move `main` to the audited snapshot, if nobody moved it meanwhile."""
+        table = self.lake.catalog.load_table(identifier(plan.spec.name))
+        current = table.current_snapshot()
+        if (current.snapshot_id if current else None) != plan.base:
+            raise CommitConflictError(
+                f"{plan.spec.name}: somebody published while it was being built."
+                " Nothing is lost; run it again."
+            )
+        with table.manage_snapshots() as snapshots:
+            snapshots.set_current_snapshot(snapshot_id=head)
+            snapshots.remove_branch(AUDIT_BRANCH)
+
+
+def _files(plan: Plan) -> int:
+    return sum(len(manifest.files) for manifest in plan.manifests)
+
+
+def _counts(spec: TableSpec) -> list[Any]:
+    from pyspark.sql import functions as F
+
+    day = F.col(spec.day_column).cast("date") if spec.day_column else F.lit(None).cast("date")
+    counted = [
+        F.count_if(F.col("_op") == operation).alias(name)
+        for operation, name in (("I", "inserted"), ("U", "updated"), ("D", "deleted"))
+    ]
+    return [
+        *counted,
+        F.min(day).cast("string").alias("first_day"),
+        F.max(day).cast("string").alias("last_day"),
+    ]
+
+
+def _operation(spec: TableSpec, removes: bool) -> str:
+    """SQL that gives the operation of a joined row.
+
+    Lineage is not compared: the same figures fetched again are no change.
+    """
+    compared = [
+        c.name
+        for c in spec.columns
+        if c.name not in spec.keys and c.name not in {"fetched_at", "raw_key"}
+    ]
+    # Keys are never null, so a null key says which side is missing.
+    key = spec.keys[0]
+    differs = " OR ".join(f"NOT (s.`{n}` <=> t.`{n}`)" for n in compared) or "false"
+    removed = f"WHEN s.`{key}` IS NULL THEN 'D'" if removes else ""
+    return f"CASE {removed} WHEN t.`{key}` IS NULL THEN 'I' WHEN {differs} THEN 'U' END"
+
+
+def _day_bounds(spec: TableSpec, change: Change) -> str:
+    """SQL that lets Iceberg skip the files of other days."""
+    if spec.day_column is None or change.days in (None, ALL_DAYS):
+        return ""
+    assert change.days is not None  # noqa: S101  excluded above
+    first, last = change.days
+    kind = spec.column(spec.day_column).type
+    if kind == "date":
+        return f" AND t.`{spec.day_column}` BETWEEN DATE'{first}' AND DATE'{last}'"
+    return (
+        f" AND t.`{spec.day_column}` >= TIMESTAMP'{first} 00:00:00'"
+        f" AND t.`{spec.day_column}` < TIMESTAMP'{last} 00:00:00' + INTERVAL 1 DAY"
+    )
+
+
+def _clustered(spec: TableSpec) -> tuple[str, ...]:
+    return spec.sort_order or spec.keys
+
+
+def _check_result(check: Check, violations: int, sample: list[dict[str, Any]]) -> CheckResult:
+    return CheckResult(
+        name=check.name,
+        description=check.description,
+        blocking=check.blocking,
+        violations=violations,
+        sample=[{k: str(v) for k, v in row.items()} for row in sample],
+    )
