@@ -88,6 +88,7 @@ class TableResult(BaseModel):
     snapshot_id: int | None = None
     changed: tuple[str, str] | None = None
     checks: list[CheckResult] = []
+    preview: list[dict[str, str]] = []
     seconds: float = 0.0
 
 
@@ -177,10 +178,10 @@ class SparkInputs:
     spark: "SparkSession"
     parsed: Callable[[str, list[Manifest]], "DataFrame"]
 
-    def sql(self, query: str, **frames: "DataFrame") -> "DataFrame":
-        """Run Spark SQL; `{name}` stands for a frame, an endpoint, a table, or `{self}`."""
+    def sql(self, query: str, **values: "DataFrame | str | float") -> "DataFrame":
+        """Run Spark SQL; `{name}` stands for a value, an endpoint, a table, or `{self}`."""
         names = {name for _, name, _, _ in Formatter().parse(query) if name}
-        resolved = {name: frames[name] if name in frames else self._frame(name) for name in names}
+        resolved = {n: values[n] if n in values else self._frame(n) for n in names}
         return self.spark.sql(query.replace("{self}", "{self_}"), **_self_renamed(resolved))
 
     def _frame(self, name: str) -> "DataFrame":
@@ -228,7 +229,7 @@ class SparkInputs:
         return self.plan.changed[name]
 
 
-def _self_renamed(frames: dict[str, "DataFrame"]) -> dict[str, "DataFrame"]:
+def _self_renamed(frames: dict[str, Any]) -> dict[str, Any]:
     """`self` can't be a keyword of SparkSession.sql, which is a method."""
     return {("self_" if name == "self" else name): frame for name, frame in frames.items()}
 
@@ -364,7 +365,7 @@ class Builder:
         rows = rows.persist()
         published = self._published(plan, rows)
         source, target = rows.alias("s"), published.alias("t")
-        on = [F.col(f"s.{key}").eqNullSafe(F.col(f"t.{key}")) for key in plan.spec.keys]
+        on = F.expr(" AND ".join(f"s.`{key}` <=> t.`{key}`" for key in plan.spec.keys))
         removes = plan.spec.replace_days or plan.rebuild
         joined = source.join(target, on, "full" if removes else "left")
         operation = F.expr(_operation(plan.spec, removes))
@@ -412,7 +413,7 @@ class Builder:
         if any(check.blocking and not check.passed for check in checks):
             raise AuditFailedError(result)
         self._publish(plan, head)
-        return result
+        return result.model_copy(update={"preview": _preview(change)})
 
     def _write(self, plan: Plan, change: Change, state: TableState) -> int:
         """Write the change to the audit branch; returns the branch's snapshot."""
@@ -499,7 +500,8 @@ class Builder:
         )
         if spec.day_column is None or days is None:
             return rows
-        return rows.where(F.col(spec.day_column).cast("date").between(*days))
+        first, last = (F.lit(day).cast("date") for day in days)
+        return rows.where(F.col(spec.day_column).cast("date").between(first, last))
 
     def _publish(self, plan: Plan, head: int) -> None:
         """Move `main` to the audited snapshot, if nobody moved it meanwhile."""
@@ -513,6 +515,12 @@ class Builder:
         with table.manage_snapshots() as snapshots:
             snapshots.set_current_snapshot(snapshot_id=head)
             snapshots.remove_branch(AUDIT_BRANCH)
+
+
+def _preview(change: Change) -> list[dict[str, str]]:
+    assert change.frame is not None  # noqa: S101  only a published change is shown
+    rows = change.frame.where("_op <> 'D'").drop("_op").limit(_SAMPLE).collect()
+    return [{name: str(value) for name, value in row.asDict().items()} for row in rows]
 
 
 def _files(plan: Plan) -> int:
@@ -547,6 +555,8 @@ def _operation(spec: TableSpec, removes: bool) -> str:
     # Keys are never null, so a null key says which side is missing.
     key = spec.keys[0]
     differs = " OR ".join(f"NOT (s.`{n}` <=> t.`{n}`)" for n in compared) or "false"
+    if spec.replaces is not None:
+        differs = f"({differs}) AND ({spec.replaces})"
     removed = f"WHEN s.`{key}` IS NULL THEN 'D'" if removes else ""
     return f"CASE {removed} WHEN t.`{key}` IS NULL THEN 'I' WHEN {differs} THEN 'U' END"
 

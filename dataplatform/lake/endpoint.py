@@ -18,6 +18,7 @@ class Field:
         minimum: smallest sane value; smaller sends the record to quarantine.
         maximum: largest sane value, likewise.
         pattern: regular expression that a string must match whole, likewise.
+        valid: SQL over the field that must be true, likewise.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Field:
     minimum: float | None = None
     maximum: float | None = None
     pattern: str | None = None
+    valid: str | None = None
 
 
 def price(name: str, *, required: bool = False) -> Field:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess  # noqa: S404  the JVM is a program
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,7 +92,8 @@ def _jar(folder: Path, coordinate: str, digest: str) -> Path:
     # The digest is computed once a download: hashing 60 MB at each start took 0.1 s.
     if path.exists() and stamp.exists() and stamp.read_text() == digest:
         return path
-    _fetch(folder, coordinate)
+    if not path.exists():
+        _fetch(folder, coordinate, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != digest:
         path.unlink()
@@ -104,14 +105,32 @@ def _jar(folder: Path, coordinate: str, digest: str) -> Path:
     return path
 
 
-def _fetch(folder: Path, coordinate: str) -> None:
-    """Let Ivy, which every Spark carries, resolve the jar from its default repositories."""
+def _fetch(folder: Path, coordinate: str, path: Path) -> None:
+    """Let Ivy, which every Spark carries, resolve the jar from its default repositories.
+
+    Each Java of the machine is tried: behind a proxy with its own certificate authority, only the
+    system's Java may know that authority.
+    """
+    output = ""
+    for _, home in _java_candidates():
+        if (home / "bin" / "java").exists():
+            output = _ivy(home, folder, coordinate)
+            if path.exists():
+                return
+    tail = "\n".join(output.strip().splitlines()[-5:])
+    raise JarError(
+        f"{coordinate} could not be fetched from Maven Central:\n{tail}\n"
+        f"Remedy: check the network, or put the jar at {path}."
+    )
+
+
+def _ivy(java_home: Path, folder: Path, coordinate: str) -> str:
     spark = find_spec("pyspark")
     if spark is None or spark.origin is None:
         raise JarError("pyspark is not installed. Remedy: make run sets everything up.")
     ivy = next((Path(spark.origin).parent / "jars").glob("ivy-*.jar"))
     command = [
-        str(find_java() / "bin" / "java"),
+        str(java_home / "bin" / "java"),
         "-jar",
         str(ivy),
         "-dependency",
@@ -121,10 +140,4 @@ def _fetch(folder: Path, coordinate: str) -> None:
         str(folder / "[artifact]-[revision].[ext]"),
     ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    path = folder / "{1}-{2}.jar".format(*coordinate.split(":"))
-    if run.returncode != 0 or not path.exists():
-        tail = "\n".join((run.stdout + run.stderr).strip().splitlines()[-5:])
-        raise JarError(
-            f"{coordinate} could not be fetched from Maven Central:\n{tail}\n"
-            f"Remedy: check the network, or put the jar at {path}."
-        )
+    return run.stdout + run.stderr

@@ -100,4 +100,5 @@ def _stored(meta: "obstore.ObjectMeta") -> StoredObject:
 def open_folder(path: Path) -> ObjectStore:
     """Open (and make) the folder `path` as an object store."""
     path.mkdir(parents=True, exist_ok=True)
-    return ObjectStore(LocalStore(path.resolve()), path.resolve().as_uri())
+    # Not `Path.as_uri()`: engines take what follows `file://` as it stands, `%20` and all.
+    return ObjectStore(LocalStore(path.resolve()), f"file://{path.resolve()}")

@@ -1,5 +1,6 @@
 """From a declared table to Iceberg: schema, partitioning, sort order, properties, evolution."""
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
@@ -71,11 +72,11 @@ def iceberg_schema(columns: tuple[Column, ...]) -> Schema:
     return Schema(*[_nested(column, ids) for column in columns])
 
 
-def _nested(column: Column, ids: object) -> NestedField:
-    field_id = next(ids)  # type: ignore[call-overload]
+def _nested(column: Column, ids: Iterator[int]) -> NestedField:
+    field_id = next(ids)
     doc = f"{column.doc} [{column.unit}]" if column.unit else column.doc
     if column.type == "array<string>":
-        kind: IcebergType = ListType(next(ids), StringType(), element_required=False)  # type: ignore[call-overload]
+        kind: IcebergType = ListType(next(ids), StringType(), element_required=False)
     else:
         kind = _SCALARS[column.type]
     return NestedField(field_id, column.name, kind, required=False, doc=doc)

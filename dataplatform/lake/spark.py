@@ -1,6 +1,7 @@
 """The Spark session of the local profile: one JVM in this process, one session a lake."""
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ def prepare_environment() -> None:
     """Point pyspark at a usable Java before its first import of the gateway."""
     os.environ["JAVA_HOME"] = str(find_java())
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    # Where `python3` is another version than this one, Python functions in Spark would not load.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
 def lake_session(spark: "SparkSession", catalog_conf: Mapping[str, str]) -> "SparkSession":

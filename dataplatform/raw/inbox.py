@@ -43,7 +43,17 @@ inbox = Endpoint(
     every="day",
     source="files",
     fields=(
-        Field("date", required=True, pattern=r"\d{2}-\d{2}-\d{4}|\d{4}-\d{2}-\d{2}"),
+        Field(
+            "date",
+            required=True,
+            pattern=r"\d{2}-\d{2}-\d{4}|\d{4}-\d{2}-\d{2}",
+            # The pattern lets 31-02-2026 through; the calendar does not.
+            valid=(
+                "coalesce(try_cast(`date` AS DATE), make_date(CAST(substr(`date`, 7, 4) AS INT),"
+                " CAST(substr(`date`, 4, 2) AS INT), CAST(substr(`date`, 1, 2) AS INT)))"
+                " IS NOT NULL"
+            ),
+        ),
         Field("coingecko_coin_id", required=True, pattern=r"\S+"),
         Field("coin_symbol"),
         Field("coin_name"),

@@ -1,5 +1,6 @@
 """The lake as a resource: raw files, Iceberg catalog and deployed views of one profile."""
 
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,16 @@ class LakeResource(ConfigurableResource):
     def raw_zone(self) -> RawZone:
         """The raw files and their manifests."""
         return RawZone(self.store)
+
+    def writer_lock(self, holder: str) -> AbstractContextManager[None]:
+        """Return the lock that each writer of tables holds: a build, or maintenance.
+
+        Args:
+            holder: who to name to those who wait, such as a run's id.
+        """
+        from dataplatform.lake.writer_lock import lake_writer_lock
+
+        return lake_writer_lock(self.folders.root, holder)
 
     def catalog(self) -> "Catalog":
         """Open the Iceberg catalog."""

@@ -1,0 +1,241 @@
+"""Table assets: all tables are one multi-asset, so that a run builds them with one Spark session.
+
+Any subset can be selected. Each table is reported as soon as it is published; the first one whose
+audit fails ends the build, because what reads it would be built on rows that nobody accepted.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetsDefinition,
+    AssetSpec,
+    AutomationCondition,
+    Failure,
+    FreshnessPolicy,
+    MaterializeResult,
+    MetadataValue,
+    TableColumn,
+    TableColumnConstraints,
+    TableConstraints,
+    TableSchema,
+    multi_asset,
+)
+
+from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, raw_key
+from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.spec import NAMESPACE, Check, Column, TableSpec
+from dataplatform.raw.coingecko import ENDPOINTS
+from dataplatform.raw.inbox import inbox
+from dataplatform.resources.lake import LakeResource
+from dataplatform.resources.spark_local import SparkLocalResource
+from dataplatform.tables import all_specs
+
+GROUP: Final = "tables"
+POOL: Final = "lake_writer"
+ALL_ENDPOINTS: Final[Mapping[str, Endpoint]] = {e.name: e for e in (*ENDPOINTS, inbox)}
+
+
+def table_key(name: str) -> AssetKey:
+    """Return the asset key of a table."""
+    return AssetKey([NAMESPACE, name])
+
+
+def build_table_assets(specs: Mapping[str, TableSpec] | None = None) -> AssetsDefinition:
+    """Return the tables as one multi-asset of which any subset can be selected.
+
+    Args:
+        specs: tables by name in dependency order; the package's own where None.
+    """
+    declared = all_specs() if specs is None else specs
+
+    @multi_asset(
+        name="tables",
+        specs=[_asset_spec(spec) for spec in declared.values()],
+        check_specs=[check for spec in declared.values() for check in _check_specs(spec)],
+        can_subset=True,
+        pool=POOL,
+    )
+    def _tables(
+        context: AssetExecutionContext, lake: LakeResource, spark: SparkLocalResource
+    ) -> Iterator[MaterializeResult | AssetCheckResult]:
+        selected = {key.path[-1] for key in context.selected_asset_keys}
+        yield from _build(context, lake, spark, declared, selected)
+
+    return _tables
+
+
+def _build(
+    context: AssetExecutionContext,
+    lake: LakeResource,
+    spark: SparkLocalResource,
+    declared: Mapping[str, TableSpec],
+    selected: set[str],
+) -> Iterator[MaterializeResult | AssetCheckResult]:
+    from dataplatform.lake.build import AuditFailedError, Builder, Lake
+
+    target = Lake(lake.raw_zone, lake.catalog(), ALL_ENDPOINTS, lake.lake_origin)
+    builder = Builder(target, declared, lambda: spark.session(lake))
+    with lake.writer_lock(context.run.run_id):
+        try:
+            for result in builder.build(selected):
+                context.log.info(_sentence(result))
+                yield _materialized(declared[result.table], result, target)
+        except AuditFailedError as error:
+            # The same rows fail the same audit: a person has to look.
+            context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
+            yield from _check_results(declared[error.result.table], error.result)
+            raise Failure(str(error), allow_retries=False) from None
+
+
+def _sentence(result: Any) -> str:
+    if result.status == "unchanged":
+        return f"{result.table}: up to date, {result.rows:,} rows"
+    return (
+        f"{result.table}: {result.rows:,} rows (+{result.inserted:,} ~{result.updated:,}"
+        f" -{result.deleted:,}) in {result.seconds:.1f} s"
+    )
+
+
+def _materialized(spec: TableSpec, result: Any, lake: Any) -> MaterializeResult:
+    return MaterializeResult(
+        asset_key=table_key(spec.name),
+        metadata={
+            "dagster/row_count": result.rows,
+            "status": result.status,
+            "inserted": result.inserted,
+            "updated": result.updated,
+            "deleted": result.deleted,
+            "raw_files_read": result.raw_files,
+            "seconds": round(result.seconds, 2),
+            **_footprint(spec, result, lake),
+        },
+        check_results=list(_check_results(spec, result)),
+    )
+
+
+def _footprint(spec: TableSpec, result: Any, lake: Any) -> dict[str, Any]:
+    """Return sizes, and a preview where something changed."""
+    from dataplatform.lake.inspect import footprint
+    from dataplatform.lake.schema import identifier
+
+    table = lake.catalog.load_table(identifier(spec.name))
+    size = footprint(table)
+    found: dict[str, Any] = {
+        "snapshot_id": str(result.snapshot_id),
+        "bytes": size.size,
+        "data_files": size.data_files,
+        "delete_files": size.delete_files,
+    }
+    if result.changed:
+        found["changed_days"] = " to ".join(result.changed)
+    if result.preview:
+        found["preview"] = MetadataValue.md(_preview(result.preview))
+    return found
+
+
+def _preview(rows: Iterable[Mapping[str, str]]) -> str:
+    listed = list(rows)
+    header = " | ".join(listed[0])
+    rule = " | ".join("---" for _ in listed[0])
+    body = "\n".join("| " + " | ".join(row.values()) + " |" for row in listed)
+    return f"| {header} |\n| {rule} |\n{body}"
+
+
+def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
+    """Yield every declared check; with nothing new, what was audited before still holds."""
+    found = {check.name: check for check in result.checks}
+    for declared in audited(spec):
+        check = found.get(declared.name)
+        violations = check.violations if check else 0
+        metadata: dict[str, Any] = {"violations": violations, "audited": check is not None}
+        if check and check.sample:
+            metadata["sample"] = MetadataValue.json(check.sample)
+        yield AssetCheckResult(
+            asset_key=table_key(spec.name),
+            check_name=declared.name,
+            passed=violations == 0,
+            severity=AssetCheckSeverity.ERROR if declared.blocking else AssetCheckSeverity.WARN,
+            metadata=metadata,
+        )
+
+
+def audited(spec: TableSpec) -> tuple[Check, ...]:
+    """Return every check of a table, that of its keys included."""
+    unique = Check("keys_unique", "", f"One row for each {', '.join(spec.keys)}.")
+    return (unique, *spec.all_checks)
+
+
+def _check_specs(spec: TableSpec) -> list[AssetCheckSpec]:
+    return [
+        AssetCheckSpec(
+            check.name,
+            asset=table_key(spec.name),
+            description=check.description,
+            blocking=check.blocking,
+        )
+        for check in audited(spec)
+    ]
+
+
+def _asset_spec(spec: TableSpec) -> AssetSpec:
+    stale = timedelta(hours=spec.freshness_hours)
+    return AssetSpec(
+        key=table_key(spec.name),
+        deps=[
+            *(raw_key(ALL_ENDPOINTS[name]) for name in spec.endpoints),
+            *(table_key(name) for name in spec.upstream),
+        ],
+        description=spec.description,
+        group_name=GROUP,
+        kinds={"iceberg", "spark"},
+        owners=list(OWNERS),
+        automation_condition=_due(),
+        freshness_policy=FreshnessPolicy.time_window(stale * 2, stale),
+        metadata={
+            "dagster/column_schema": _schema(spec),
+            "dagster/table_name": f"lake.{NAMESPACE}.{spec.name}",
+            "keys": ", ".join(spec.keys),
+            "partitioning": ", ".join(spec.partitioning) or "none",
+            "sort_order": ", ".join(spec.sort_order) or "none",
+            "attribution": "Data provided by CoinGecko",
+        },
+    )
+
+
+def _due() -> AutomationCondition:
+    """Return when a table is due: an input was updated since it was last asked for.
+
+    `since_last_handled` makes it an edge: a table whose audit fails waits for new input.
+    """
+    due = AutomationCondition.newly_missing() | AutomationCondition.any_deps_updated()
+    return (
+        due.since_last_handled()
+        & ~AutomationCondition.any_deps_missing()
+        & ~AutomationCondition.any_deps_in_progress()
+        & ~AutomationCondition.in_progress()
+    ).with_label("table_refresh")
+
+
+def _schema(spec: TableSpec) -> TableSchema:
+    return TableSchema(
+        columns=[_column(column, spec) for column in spec.columns],
+        constraints=TableConstraints(other=[f"unique ({', '.join(spec.keys)})"]),
+    )
+
+
+def _column(column: Column, spec: TableSpec) -> TableColumn:
+    doc = f"{column.doc} [{column.unit}]" if column.unit else column.doc
+    required = column.required or column.name in spec.keys
+    return TableColumn(
+        column.name,
+        column.type,
+        description=doc,
+        constraints=TableColumnConstraints(nullable=not required),
+    )

@@ -1,0 +1,27 @@
+"""The code location: merges what the folders define. Loading it asks no server and no disk."""
+
+from dagster import Definitions, in_process_executor
+
+from dataplatform.assets.raw import build_raw_assets
+from dataplatform.assets.tables import build_table_assets
+from dataplatform.assets.views import build_view_assets, build_view_checks
+from dataplatform.profiles import Settings
+from dataplatform.resources.coingecko import CoinGeckoResource
+from dataplatform.resources.lake import LakeResource
+from dataplatform.resources.spark_local import SparkLocalResource
+from dataplatform.resources.views import EmbeddedViews
+
+settings = Settings()
+
+defs = Definitions(
+    assets=[*build_raw_assets(), build_table_assets(), *build_view_assets()],
+    asset_checks=[build_view_checks()],
+    # One process a run: the tables share one JVM, and 18 steps took 27 s instead of 91 s.
+    executor=in_process_executor,
+    resources={
+        "lake": LakeResource(home=str(settings.home), origin=settings.origin),
+        "coingecko": CoinGeckoResource.from_settings(settings),
+        "spark": SparkLocalResource(memory=settings.spark_memory),
+        "views": EmbeddedViews(home=str(settings.home), origin=settings.origin),
+    },
+)
