@@ -4,7 +4,7 @@ from typing import Final
 
 import typer
 
-from dataplatform.cli import query, views
+from dataplatform.cli import query, run, views
 
 app: Final = typer.Typer(
     name="dp",
@@ -14,6 +14,7 @@ app: Final = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.command("run")(run.run)
 app.command("query")(query.query)
 app.command("export")(query.export)
 app.command("tables")(query.tables)

@@ -215,14 +215,12 @@ class SparkInputs:
         return self._at(self.plan.spec.name, None if self.plan.rebuild else self.plan.base)
 
     def _at(self, name: str, snapshot: int | None) -> "DataFrame":
-        reader = self.spark.read.format("iceberg")
-        path = f"{CATALOG}.{identifier(name)}"
         if snapshot is not None:
-            return reader.option("snapshot-id", snapshot).load(path)
+            return _version(self.spark, name, snapshot)
         table = load_table(self.lake.catalog, name)
         if table is None:
             raise LookupError(f"the table {name} does not exist yet")
-        return reader.load(path).where("false")
+        return self.spark.table(f"{CATALOG}.{identifier(name)}").where("false")
 
     def changed(self, name: str) -> tuple[str, str]:
         """Return the first and last changed day of an upstream table."""
@@ -381,11 +379,8 @@ class Builder:
         """Return the published rows of the days that `rows` touch: the rest need not be read."""
         from pyspark.sql import functions as F
 
-        published = (
-            self.spark.read.format("iceberg")
-            .option("snapshot-id", plan.base)
-            .load(f"{CATALOG}.{identifier(plan.spec.name)}")
-        )
+        assert plan.base is not None  # noqa: S101  without a base nothing is published
+        published = _version(self.spark, plan.spec.name, plan.base)
         column = plan.spec.day_column
         if column is None or plan.rebuild:
             return published
@@ -445,16 +440,16 @@ class Builder:
 
     def _branch(self, table: Table, base: int | None) -> None:
         """Point the audit branch at the published snapshot; what an earlier run left is dropped."""
-        if base is None:
-            self.spark.sql(
-                f"ALTER TABLE {CATALOG}.{'.'.join(table.name()[-2:])}"
-                f" CREATE OR REPLACE BRANCH {AUDIT_BRANCH}"
-            )
-            return
+        left_over = AUDIT_BRANCH in table.refs()
         with table.manage_snapshots() as snapshots:
-            if AUDIT_BRANCH in table.refs():
+            if left_over:
                 snapshots.remove_branch(AUDIT_BRANCH)
-            snapshots.create_branch(base, AUDIT_BRANCH)
+            if base is not None:
+                snapshots.create_branch(base, AUDIT_BRANCH)
+        if base is None:
+            # Only Spark can make a branch of a table that has no snapshot yet.
+            name = ".".join(table.name()[-2:])
+            self.spark.sql(f"ALTER TABLE {CATALOG}.{name} CREATE BRANCH {AUDIT_BRANCH}")
 
     def _merge(self, spec: TableSpec, change: Change, target: str) -> None:
         assert change.frame is not None  # noqa: S101  an empty change is not written
@@ -493,11 +488,7 @@ class Builder:
     def _audited_rows(self, spec: TableSpec, days: tuple[str, str] | None) -> "DataFrame":
         from pyspark.sql import functions as F
 
-        rows = (
-            self.spark.read.format("iceberg")
-            .option("branch", AUDIT_BRANCH)
-            .load(f"{CATALOG}.{identifier(spec.name)}")
-        )
+        rows = _version(self.spark, spec.name, AUDIT_BRANCH)
         if spec.day_column is None or days is None:
             return rows
         first, last = (F.lit(day).cast("date") for day in days)
@@ -515,6 +506,16 @@ class Builder:
         with table.manage_snapshots() as snapshots:
             snapshots.set_current_snapshot(snapshot_id=head)
             snapshots.remove_branch(AUDIT_BRANCH)
+
+
+def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFrame":
+    """Return a table as of a snapshot or a branch.
+
+    In SQL, because the reader's options `snapshot-id` and `branch` are not found in a session
+    other than the JVM's first.
+    """
+    literal = version if isinstance(version, int) else f"'{version}'"
+    return spark.sql(f"SELECT * FROM {CATALOG}.{identifier(table)} VERSION AS OF {literal}")  # noqa: S608
 
 
 def _preview(change: Change) -> list[dict[str, str]]:

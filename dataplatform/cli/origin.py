@@ -1,0 +1,73 @@
+"""Live or recorded: which lake `dp run` builds, and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from dataplatform.cli.console import UserError
+from dataplatform.lake.manifest import Origin
+from dataplatform.profiles import Settings
+
+if TYPE_CHECKING:
+    from dataplatform.resources.coingecko import Reachability
+
+
+class Wanted(StrEnum):
+    """What `dp run --origin` takes."""
+
+    AUTO = "auto"
+    LIVE = "live"
+    RECORDED = "recorded"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The lake that is built, and the reason as a sentence."""
+
+    origin: Origin
+    reason: str
+
+    def __str__(self) -> str:
+        """Return both as one line."""
+        name = "Live data" if self.origin == "live" else "Recorded data"
+        return f"{name}: {self.reason}"
+
+
+def choose_origin(
+    wanted: Wanted, settings: Settings, ping: "Callable[[], Reachability]"
+) -> Choice:
+    """Decide which lake to build; the API is asked only where the answer depends on it.
+
+    Args:
+        wanted: what the command line says; `auto` leaves it to the setting, then to the API.
+        settings: profile and origin in force.
+        ping: asks the API whether it is there.
+
+    Raises:
+        UserError: live data is wanted and the API can't be reached.
+    """
+    if wanted is Wanted.AUTO and settings.origin is not None:
+        wanted, reason = Wanted(settings.origin), "DATAPLATFORM_ORIGIN says so."
+    else:
+        reason = "asked for by --origin."
+    if wanted is Wanted.RECORDED:
+        return Choice("recorded", f"the bundled recordings; {reason}")
+    answer = ping()
+    if answer.reachable:
+        return Choice("live", f"{_sentence(answer.detail)}")
+    if wanted is Wanted.LIVE or settings.profile != "local":
+        raise UserError(
+            f"Live data is wanted ({reason.removesuffix('.')}), but the CoinGecko API can't be"
+            f" reached: {_sentence(answer.detail)} `--origin recorded` builds the bundled"
+            " recordings instead."
+        )
+    return Choice(
+        "recorded",
+        f"the CoinGecko API can't be reached ({answer.detail.rstrip('.')}), so the bundled"
+        " recordings are used, in a lake of their own.",
+    )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,128 @@
+"""What `dp run` shows while it works: a line for each asset, and below it what is at work."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TextIO
+
+from dataplatform.cli.events import Built, Failed, RunFacts
+
+if TYPE_CHECKING:
+    from dagster import EventLogEntry
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+_NAME: Final = 32
+_CHANGE: Final = 24
+
+
+@contextmanager
+def diverted(log: Path) -> Iterator[TextIO]:
+    """Send what Dagster, Spark and its JVM write to a file; yields the screen to write to.
+
+    File descriptors are diverted, not `sys.stderr` alone: the JVM knows no Python. Where `sys.stderr`
+    is no file, as in a test, it is Python's streams that are.
+    """
+    with log.open("a", encoding="utf-8", buffering=1) as sink:
+        if not _is_file(sys.stderr):
+            screen = sys.stderr
+            with redirect_stdout(sink), redirect_stderr(sink):
+                yield screen
+            return
+        with _descriptors(sink) as screen:
+            yield screen
+
+
+@contextmanager
+def _descriptors(sink: TextIO) -> Iterator[TextIO]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    try:
+        with os.fdopen(os.dup(2), "w", encoding="utf-8") as screen:
+            for descriptor, _ in saved:
+                os.dup2(sink.fileno(), descriptor)
+            yield screen
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, copy in saved:
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _is_file(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2  # noqa: PLR2004  standard error
+    except OSError:
+        return False
+
+
+class ProgressView:
+    """Shows a run's events on `screen`; lines only where it is no terminal."""
+
+    def __init__(self, screen: TextIO, total: int) -> None:
+        """Prepare for `total` assets."""
+        from rich.console import Console
+
+        self.facts = RunFacts()
+        self.total = total
+        self.console: Console = Console(file=screen, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keep the line of what is at work on the screen meanwhile."""
+        if not self.console.is_terminal:
+            yield
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
+
+        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+        text = TextColumn("[dim]{task.description}[/]", markup=True)
+        with Progress(*columns, text, console=self.console, transient=True) as progress:
+            self._progress = progress
+            self._task = progress.add_task("starting", total=self.total)
+            yield
+
+    def on_event(self, entry: "EventLogEntry") -> None:
+        """Take in one event of the run."""
+        found = self.facts.note(entry)
+        if isinstance(found, Built):
+            self.console.print(_line(found))
+            self._advance()
+        elif isinstance(found, Failed):
+            from rich.markup import escape
+
+            first = found.cause.splitlines()[0] if found.cause else ""
+            self.console.print(f"[red]✗[/] {found.step:{_NAME}} {escape(first)}")
+        elif found:
+            self._describe(found)
+
+    def _advance(self) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task)
+
+    def _describe(self, text: str) -> None:
+        if self._progress is not None and self._task is not None:
+            from rich.markup import escape
+
+            shown = escape(text.splitlines()[0][:100])
+            self._progress.update(self._task, description=shown)
+
+
+def _line(built: Built) -> str:
+    rows = "" if built.rows is None else f"{built.rows:,} rows"
+    name = f"{built.group}.{built.name}"
+    return (
+        f"[green]✓[/] {name:{_NAME}} {rows:>15}  {built.change:{_CHANGE}} [dim]{built.seconds:6.1f} s[/]"
+    )

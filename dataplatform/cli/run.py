@@ -1,0 +1,280 @@
+"""`dp run`: build the whole lineage in this process, and say what came of it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from dataplatform.cli import console
+from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, grid, user_errors
+from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
+from dataplatform.cli.origin import Choice, Wanted, choose_origin
+
+if TYPE_CHECKING:
+    from dagster import AssetKey, JobDefinition
+
+    from dataplatform.cli.events import RunFacts
+    from dataplatform.cli.progress import ProgressView
+    from dataplatform.profiles import LocalLake, Settings
+    from dataplatform.resources.coingecko import CoinGeckoResource
+
+MARKET_PAGES: Final = 78
+"""Pages of /coins/markets in November 2026: about 19,400 coins, 250 a page."""
+OTHER_PAGES: Final = 7
+"""Requests of the other endpoints that are not asked coin by coin; /exchanges takes about four."""
+LONG_MINUTES: Final = 2.0
+"""An estimate beyond this is said, with what shortens it."""
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run builds: the job, its assets, and the partition where one of them has any."""
+
+    job: "JobDefinition"
+    assets: "Sequence[AssetKey]"
+    partition: str | None
+
+
+@user_errors
+def run(
+    partition: Annotated[
+        str | None,
+        typer.Option("--partition", "-p", metavar="DAY", help="Day of history: default yesterday."),
+    ] = None,
+    select: Annotated[
+        str,
+        typer.Option("--select", "-s", metavar="SEL", help="Dagster's asset selection."),
+    ] = "*",
+    origin: Annotated[
+        Wanted, typer.Option(help="auto asks the API, and takes recordings if it is silent.")
+    ] = Wanted.AUTO,
+    pages: Annotated[
+        int | None, typer.Option(min=1, help="At most so many pages of the market listing.")
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Dagster's and Spark's logs on the screen.")
+    ] = False,
+) -> None:
+    """Build everything: API or recordings, raw files, tables, views; then a summary.
+
+    A second run goes on where the first one ended, and changes nothing where nothing is new.
+    Example: dp run --select 'key:"warehouse/coins"' --origin recorded
+    """
+    if pages is not None:
+        os.environ["DATAPLATFORM_MARKETS_PAGES"] = str(pages)
+    settings = load_settings()
+    # Before anything is asked: a mistyped day should not cost a request.
+    day = _day(partition)
+    lake = _choose_lake(settings, origin)
+    prepare_dagster_home(settings)
+    raise typer.Exit(_execute(settings, lake, _plan(select, day), verbose))
+
+
+def _day(text: str | None) -> str:
+    if text is None:
+        return f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
+    try:
+        return f"{datetime.strptime(text, '%Y-%m-%d'):%Y-%m-%d}"  # noqa: DTZ007  a calendar day
+    except ValueError:
+        raise UserError(
+            f"{text} is no day. Remedy: --partition YYYY-MM-DD, such as 2026-01-31."
+        ) from None
+
+
+def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
+    """Decide on the lake, say why, and make it the one that this and later commands use."""
+    from dataplatform.profiles import LocalLake
+    from dataplatform.resources.coingecko import CoinGeckoResource
+
+    api = CoinGeckoResource.from_settings(settings)
+    choice = choose_origin(wanted, settings, api.ping)
+    _announce(choice, settings, api)
+    os.environ["DATAPLATFORM_ORIGIN"] = choice.origin
+    lake = LocalLake(settings.home, choice.origin)
+    lake.remember()
+    return lake
+
+
+def _announce(choice: Choice, settings: "Settings", api: "CoinGeckoResource") -> None:
+    screen = console.err()
+    screen.print(str(choice), markup=False)
+    if choice.origin == "live":
+        estimate = estimate_text(settings, api.budget().current_per_minute)
+        if estimate:
+            screen.print(estimate, markup=False)
+
+
+def estimate_text(settings: "Settings", per_minute: float) -> str | None:
+    """Say how long the API's limit makes a first run, and how to shorten it; None if not long.
+
+    Args:
+        settings: pages, coins and tier.
+        per_minute: calls a minute that the budget allows now.
+    """
+    pages = settings.markets_pages or MARKET_PAGES
+    calls = pages + OTHER_PAGES + 2 * len(settings.coins)
+    minutes = calls / per_minute
+    if minutes <= LONG_MINUTES:
+        return None
+    ways = [] if pages <= _FEW_PAGES else [f"--pages {_FEW_PAGES} (the largest 1,000 coins)"]
+    if settings.tier == "keyless":
+        ways.append("a free demo key in DATAPLATFORM_COINGECKO_API_KEY (30 calls a minute)")
+    shorter = f" Shorter: {', or '.join(ways)}." if ways else ""
+    return (
+        f"The {settings.tier} API allows {per_minute:.0f} calls a minute: up to {calls} calls,"
+        f" about {minutes:.0f} min; what was fetched this hour or today is not fetched again."
+        f"{shorter}"
+    )
+
+
+_FEW_PAGES: Final = 4
+
+
+def _plan(select: str, day: str) -> Plan:
+    """Resolve the selection against the code location, which is loaded here."""
+    from dagster import AssetSelection
+    from dagster._core.errors import DagsterInvalidSubsetError
+
+    from dataplatform.assets.partitions import DAILY
+    from dataplatform.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    try:
+        keys = AssetSelection.from_string(select).resolve(graph)
+    except (DagsterInvalidSubsetError, ValueError) as error:
+        raise UserError(f"--select {select}: {str(error).splitlines()[0]}{_SYNTAX}") from None
+    if not keys:
+        raise UserError(f"--select {select} names no asset.{_SYNTAX}")
+    partitioned = any(graph.get(key).is_partitioned for key in keys)
+    if partitioned and not DAILY.has_partition_key(day):
+        raise UserError(
+            f"There is no partition {day}. Remedy: a day from {DAILY.get_first_partition_key()} to"
+            f" {DAILY.get_last_partition_key()}: days that are over, in UTC."
+        )
+    job = defs.resolve_implicit_global_asset_job_def()
+    return Plan(job, sorted(keys), day if partitioned else None)
+
+
+_SYNTAX: Final = (
+    " Remedy: 'group:tables', '+key:\"warehouse/coins\"' (with all before it), 'key:\"raw/*\"'."
+)
+
+
+def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool) -> int:
+    """Run the plan; returns the exit code."""
+    import sys
+    from contextlib import nullcontext
+
+    from dataplatform.cli.progress import ProgressView, diverted
+
+    log = new_log(settings, "run")
+    with nullcontext(sys.stderr) if verbose else diverted(log) as screen:
+        view = ProgressView(screen, len(plan.assets))
+        try:
+            with view.live():
+                succeeded = _materialize(plan, view, lake, verbose)
+        except KeyboardInterrupt:
+            view.console.print("Interrupted. What is published stays; `dp run` goes on from there.")
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001  whatever it is, the user gets cause and log
+            _note_crash(view.facts, error)
+            succeeded = False
+    if not succeeded:
+        _show_failure(view.facts, None if verbose else log)
+        return 1
+    _show_summary(view.facts, lake, view.total)
+    return 0
+
+
+def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: bool) -> bool:
+    from dagster import DagsterInstance
+    from dagster._core.utils import make_new_run_id
+
+    run_id = make_new_run_id()
+    # To the log file goes everything; on the screen INFO is what Dagster's own CLI shows.
+    level = "INFO" if verbose else "DEBUG"
+    with DagsterInstance.get() as instance:
+        instance.add_event_listener(run_id, view.on_event)
+        result = plan.job.execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": level}}}},
+            instance=instance,
+            partition_key=plan.partition,
+            asset_selection=list(plan.assets),
+            raise_on_error=False,
+            run_id=run_id,
+            tags={"dataplatform/origin": lake.origin, "dataplatform/started_by": "dp run"},
+        )
+    return result.success
+
+
+def _note_crash(facts: "RunFacts", error: Exception) -> None:
+    """Keep the traceback in the log and the message for the panel."""
+    import traceback
+
+    from dataplatform.cli.events import split_remedy
+
+    traceback.print_exception(error)
+    facts.failed.append(split_remedy("the run", f"{type(error).__name__}: {error}"))
+
+
+def _show_failure(facts: "RunFacts", log: Path | None) -> None:
+    """Show one panel with cause and remedy: of the first failure, as the others may follow it."""
+    from rich.markup import escape
+    from rich.panel import Panel
+
+    lines = []
+    for failed in facts.failed[:1]:
+        lines += [f"[bold]{escape(failed.step)}[/] failed.", "", escape(failed.cause)]
+        if failed.remedy:
+            lines += ["", f"[bold]Remedy:[/] {escape(failed.remedy)}"]
+    if len(facts.failed) > 1:
+        others = ", ".join(failed.step for failed in facts.failed[1:])
+        lines += ["", f"Failed as well: {escape(others)}."]
+    if facts.skipped:
+        lines += ["", f"Not built, as they read from it: {escape(', '.join(facts.skipped))}."]
+    lines += ["", "What is published stays; `dp run` goes on from there."]
+    lines += [f"Log: {escape(_shown(log))}"] if log else []
+    console.err().print(Panel("\n".join(lines), title="Run failed", border_style="red", width=100))
+
+
+def _show_summary(facts: "RunFacts", lake: "LocalLake", total: int) -> None:
+    from dataplatform.cli.events import UNCHANGED
+
+    table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True])
+    for built in facts.built:
+        rows = "" if built.rows is None else f"{built.rows:,}"
+        add_row(
+            table, [f"{built.group}.{built.name}", rows, built.change, f"{built.seconds:.1f}"]
+        )
+    unchanged = sum(built.change == UNCHANGED for built in facts.built)
+    screen = console.out()
+    screen.print(table)
+    screen.print(
+        f"{len(facts.built)} of {total} assets built, {unchanged} of them unchanged."
+        f" Data: {lake.origin}. {ATTRIBUTION}.",
+        markup=False,
+    )
+    screen.print(f"Raw files {_shown(lake.datalake)} · tables {_shown(lake.warehouse)}")
+    for warning in facts.warnings:
+        screen.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    screen.print(_NEXT, markup=False, highlight=False)
+
+
+_NEXT: Final = """
+Next:
+  dp query "select * from analytics.latest_prices limit 5"
+  dp tables        what there is
+  dp status        how fresh everything is
+  make ui          Dagster's UI: the asset graph, runs, schedules
+(dp is .venv/bin/dp after `make run`.)"""
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
