@@ -1,0 +1,68 @@
+"""Runs a program and measures its wall time and the memory of it and all its children."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_INTERVAL = 0.1
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Wall time in seconds; the largest sum of resident memory of the process tree in MiB."""
+
+    seconds: float
+    peak_mib: float
+    output: str
+
+
+class ProgramFailedError(RuntimeError):
+    """A measured program failed: its figures mean nothing."""
+
+
+def measure(command: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> Usage:
+    """Run `command` to its end.
+
+    Memory is sampled ten times a second; pages shared by a parent and its forks count in each.
+
+    Raises:
+        ProgramFailedError: it ended with another code than 0; the message has its last lines.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command, env=env, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as program:
+        peaks: list[float] = []
+        sampler = threading.Thread(target=_sample, args=(program.pid, peaks))
+        sampler.start()
+        output, _ = program.communicate()
+        seconds = time.perf_counter() - started
+        sampler.join()
+    if program.returncode != 0:
+        tail = "\n".join(output.splitlines()[-25:])
+        raise ProgramFailedError(f"{' '.join(command)} ended with {program.returncode}:\n{tail}")
+    return Usage(seconds, max(peaks, default=0.0), output)
+
+
+def _sample(pid: int, peaks: list[float]) -> None:
+    while True:
+        try:
+            root = psutil.Process(pid)
+            if root.status() == psutil.STATUS_ZOMBIE:
+                return
+            peaks.append(sum(map(_resident, [root, *root.children(recursive=True)])) / 2**20)
+        except psutil.NoSuchProcess:
+            return
+        time.sleep(_INTERVAL)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
