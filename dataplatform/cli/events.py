@@ -90,7 +90,7 @@ class RunFacts:
 
 def built_of(found: "AssetMaterialization", measured: float) -> Built:
     """Return the facts of one materialization; `measured` seconds where it names none itself."""
-    values = {name: value.value for name, value in found.metadata.items()}
+    values: dict[str, Any] = {name: value.value for name, value in found.metadata.items()}
     group, name = found.asset_key.path[0], found.asset_key.path[-1]
     seconds = values.get("seconds", measured)
     return Built(group, name, values.get("dagster/row_count"), _change(group, values), seconds)

@@ -1,7 +1,7 @@
 """Settings and Dagster's home, for the commands that run or read Dagster."""
 
 import os
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -62,4 +62,4 @@ def new_log(settings: Settings, name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in sorted(folder.glob(f"{name}-*.log"))[: -_KEPT_LOGS + 1]:
         old.unlink(missing_ok=True)
-    return folder / f"{name}-{datetime.now():%Y%m%dT%H%M%S}-{os.getpid()}.log"
+    return folder / f"{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.log"

@@ -34,9 +34,7 @@ class Choice:
         return f"{name}: {self.reason}"
 
 
-def choose_origin(
-    wanted: Wanted, settings: Settings, ping: "Callable[[], Reachability]"
-) -> Choice:
+def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reachability]") -> Choice:
     """Decide which lake to build; the API is asked only where the answer depends on it.
 
     Args:
@@ -55,18 +53,23 @@ def choose_origin(
         return Choice("recorded", f"the bundled recordings; {reason}")
     answer = ping()
     if answer.reachable:
-        return Choice("live", f"{_sentence(answer.detail)}")
+        return Choice("live", _sentence(answer.detail))
     if wanted is Wanted.LIVE or settings.profile != "local":
         raise UserError(
             f"Live data is wanted ({reason.removesuffix('.')}), but the CoinGecko API can't be"
-            f" reached: {_sentence(answer.detail)} `--origin recorded` builds the bundled"
-            " recordings instead."
+            f" reached ({_cause(answer.detail)}). Remedy: check the network, or build the bundled"
+            " recordings: dp run --origin recorded."
         )
     return Choice(
         "recorded",
-        f"the CoinGecko API can't be reached ({answer.detail.rstrip('.')}), so the bundled"
-        " recordings are used, in a lake of their own.",
+        f"the CoinGecko API can't be reached ({_cause(answer.detail)}), so the bundled recordings are"
+        " used, in a lake of their own.",
     )
+
+
+def _cause(detail: str) -> str:
+    """Return what an error of the API client says before its remedy."""
+    return detail.partition(" → ")[0].rstrip(".")
 
 
 def _sentence(text: str) -> str:

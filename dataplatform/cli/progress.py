@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
@@ -11,7 +11,6 @@ from dataplatform.cli.events import Built, Failed, RunFacts
 
 if TYPE_CHECKING:
     from dagster import EventLogEntry
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 _NAME: Final = 32
@@ -19,7 +18,7 @@ _CHANGE: Final = 24
 
 
 @contextmanager
-def diverted(log: Path) -> Iterator[TextIO]:
+def diverted(log: Path) -> Generator[TextIO]:
     """Send what Dagster, Spark and its JVM write to a file; yields the screen to write to.
 
     File descriptors are diverted, not `sys.stderr` alone: the JVM knows no Python. Where `sys.stderr`
@@ -36,7 +35,7 @@ def diverted(log: Path) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _descriptors(sink: TextIO) -> Iterator[TextIO]:
+def _descriptors(sink: TextIO) -> Generator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
@@ -69,12 +68,12 @@ class ProgressView:
 
         self.facts = RunFacts()
         self.total = total
-        self.console: Console = Console(file=screen, highlight=False, soft_wrap=True)
+        self.console = Console(file=screen, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     @contextmanager
-    def live(self) -> Iterator[None]:
+    def live(self) -> Generator[None]:
         """Keep the line of what is at work on the screen meanwhile."""
         if not self.console.is_terminal:
             yield
@@ -123,6 +122,4 @@ class ProgressView:
 def _line(built: Built) -> str:
     rows = "" if built.rows is None else f"{built.rows:,} rows"
     name = f"{built.group}.{built.name}"
-    return (
-        f"[green]✓[/] {name:{_NAME}} {rows:>15}  {built.change:{_CHANGE}} [dim]{built.seconds:6.1f} s[/]"
-    )
+    return f"[green]✓[/] {name:{_NAME}} {rows:>15}  {built.change:{_CHANGE}} [dim]{built.seconds:6.1f} s[/]"

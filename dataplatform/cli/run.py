@@ -1,6 +1,7 @@
 """`dp run`: build the whole lineage in this process, and say what came of it."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -72,7 +73,9 @@ def run(
     day = _day(partition)
     lake = _choose_lake(settings, origin)
     prepare_dagster_home(settings)
-    raise typer.Exit(_execute(settings, lake, _plan(select, day), verbose))
+    plan = _plan(select, day)
+    lake.remember()
+    raise typer.Exit(_execute(settings, lake, plan, verbose))
 
 
 def _day(text: str | None) -> str:
@@ -87,7 +90,7 @@ def _day(text: str | None) -> str:
 
 
 def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
-    """Decide on the lake, say why, and make it the one that this and later commands use."""
+    """Decide on the lake, say why, and let this process use it."""
     from dataplatform.profiles import LocalLake
     from dataplatform.resources.coingecko import CoinGeckoResource
 
@@ -95,9 +98,7 @@ def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
     choice = choose_origin(wanted, settings, api.ping)
     _announce(choice, settings, api)
     os.environ["DATAPLATFORM_ORIGIN"] = choice.origin
-    lake = LocalLake(settings.home, choice.origin)
-    lake.remember()
-    return lake
+    return LocalLake(settings.home, choice.origin)
 
 
 def _announce(choice: Choice, settings: "Settings", api: "CoinGeckoResource") -> None:
@@ -137,7 +138,7 @@ _FEW_PAGES: Final = 4
 
 def _plan(select: str, day: str) -> Plan:
     """Resolve the selection against the code location, which is loaded here."""
-    from dagster import AssetSelection
+    from dagster import AssetSelection, BetaWarning
     from dagster._core.errors import DagsterInvalidSubsetError
 
     from dataplatform.assets.partitions import DAILY
@@ -145,7 +146,10 @@ def _plan(select: str, day: str) -> Plan:
 
     graph = defs.resolve_asset_graph()
     try:
-        keys = AssetSelection.from_string(select).resolve(graph)
+        with warnings.catch_warnings():
+            # Dagster's parser of selections uses a parameter of its own that is in beta.
+            warnings.filterwarnings("ignore", "Parameter `include_sources`", BetaWarning)
+            keys = AssetSelection.from_string(select).resolve(graph)
     except (DagsterInvalidSubsetError, ValueError) as error:
         raise UserError(f"--select {select}: {str(error).splitlines()[0]}{_SYNTAX}") from None
     if not keys:
@@ -224,6 +228,7 @@ def _note_crash(facts: "RunFacts", error: Exception) -> None:
 
 def _show_failure(facts: "RunFacts", log: Path | None) -> None:
     """Show one panel with cause and remedy: of the first failure, as the others may follow it."""
+    from rich.console import Console
     from rich.markup import escape
     from rich.panel import Panel
 
@@ -239,7 +244,9 @@ def _show_failure(facts: "RunFacts", log: Path | None) -> None:
         lines += ["", f"Not built, as they read from it: {escape(', '.join(facts.skipped))}."]
     lines += ["", "What is published stays; `dp run` goes on from there."]
     lines += [f"Log: {escape(_shown(log))}"] if log else []
-    console.err().print(Panel("\n".join(lines), title="Run failed", border_style="red", width=100))
+    Console(stderr=True, highlight=False).print(
+        Panel("\n".join(lines), title="Run failed", border_style="red")
+    )
 
 
 def _show_summary(facts: "RunFacts", lake: "LocalLake", total: int) -> None:
@@ -248,9 +255,7 @@ def _show_summary(facts: "RunFacts", lake: "LocalLake", total: int) -> None:
     table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True])
     for built in facts.built:
         rows = "" if built.rows is None else f"{built.rows:,}"
-        add_row(
-            table, [f"{built.group}.{built.name}", rows, built.change, f"{built.seconds:.1f}"]
-        )
+        add_row(table, [f"{built.group}.{built.name}", rows, built.change, f"{built.seconds:.1f}"])
     unchanged = sum(built.change == UNCHANGED for built in facts.built)
     screen = console.out()
     screen.print(table)

@@ -24,7 +24,7 @@ from dataplatform.lake.budget import SharedBudget
 logger = logging.getLogger(__name__)
 
 TOO_MANY: Final = 429
-_OFFLINE = "check the network, or build from the bundled recordings: dp run --recorded"
+_OFFLINE = "check the network, or build from the bundled recordings: dp run --origin recorded"
 
 
 @dataclass(frozen=True)
