@@ -125,9 +125,9 @@ class RecordReader:
         """Return the records of whole bodies; a body that can't be split is one null record."""
         from pyspark.sql import functions as F
 
-        bodies = self.spark.read.option("wholetext", True).text(
-            [self.zone.store.uri(k) for k in keys]
-        )
+        uris = [self.zone.store.uri(key) for key in keys]
+        # As an argument: `text` overrides the option of the same name with its default.
+        bodies = self.spark.read.text(uris, wholetext=True)
         with_key = bodies.select(self._key(), F.col("value").alias("body"))
         records = F.expr(f"coalesce({records_sql}, array(CAST(NULL AS string)))")
         return with_key.select("raw_key", F.explode(records).alias("record"))
