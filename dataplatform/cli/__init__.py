@@ -4,7 +4,7 @@ from typing import Final
 
 import typer
 
-from dataplatform.cli import query, run, views
+from dataplatform.cli import docs, doctor, query, run, status, ui, views
 
 app: Final = typer.Typer(
     name="dp",
@@ -15,6 +15,10 @@ app: Final = typer.Typer(
 )
 
 app.command("run")(run.run)
+app.command("ui")(ui.ui)
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("docs")(docs.docs)
 app.command("query")(query.query)
 app.command("export")(query.export)
 app.command("tables")(query.tables)

@@ -127,7 +127,7 @@ class EmbeddedEngine:
             config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         )
         for name in _EXTENSIONS:
-            connection.execute(f"LOAD '{_extension_file(name)}'")
+            connection.execute(f"LOAD '{extension_file(name)}'")
         # GLOBAL, as every cursor is a session of its own.
         connection.execute("SET GLOBAL TimeZone = 'UTC'")
         for schema in (NAMESPACE, VIEW_SCHEMA):
@@ -332,7 +332,12 @@ class EmbeddedEngine:
         return self._engine_columns(self._register(table))
 
 
-def _extension_file(name: str) -> Path:
+def extension_file(name: str) -> Path:
+    """Return the file of one of DuckDB's extensions, as its wheel brought it.
+
+    Raises:
+        QueryError: the wheel is not installed.
+    """
     package = find_spec(f"duckdb_extension_{name}")
     if package is None or package.origin is None:
         raise QueryError(

@@ -1,0 +1,252 @@
+"""`dp status`: how fresh every asset is, and what is left of the API's budget."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from dataplatform.cli import console
+from dataplatform.cli.console import ATTRIBUTION, add_row, grid, user_errors
+from dataplatform.cli.home import dagster_home, load_settings
+from dataplatform.cli.lake import open_engine, open_lake
+
+if TYPE_CHECKING:
+    from dataplatform.lake.endpoint import Every
+    from dataplatform.lake.manifest import Manifest, Origin
+    from dataplatform.lake.query import EmbeddedEngine
+    from dataplatform.lake.spec import TableSpec
+    from dataplatform.profiles import LocalLake, Settings
+
+RAW_HOURS: "Final[Mapping[Every, float]]" = {"hour": 3.0, "day": 26.0, "partition": 26.0}
+VIEW_HOURS: Final = 26.0
+STALE: Final = "stale"
+NOT_BUILT: Final = "not built"
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How fresh one asset is.
+
+    Attributes:
+        asset: its name, with the layer before it.
+        built_at: when it was last brought up to date, whether or not that changed it.
+        rows: rows of a table or a view, records of an endpoint's newest fetch.
+        newest: the newest data in it: a day, or a time (UTC).
+        limit_hours: how old `built_at` may be; None: it does not age.
+    """
+
+    asset: str
+    built_at: datetime | None
+    rows: int | None = None
+    newest: date | datetime | None = None
+    limit_hours: float | None = None
+
+    def state(self, now: datetime) -> str:
+        """Return `fresh`, `stale` or `not built`."""
+        if self.built_at is None:
+            return NOT_BUILT
+        if self.limit_hours is not None and now - self.built_at > timedelta(hours=self.limit_hours):
+            return STALE
+        return "fresh"
+
+
+@user_errors
+def status(
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit code 1 where anything is stale or not built.")
+    ] = False,
+) -> None:
+    """Show how fresh every asset is: last build, rows, newest data; and the API's budget."""
+    settings = load_settings()
+    lake, _ = open_lake()
+    now = datetime.now(UTC)
+    found = freshness(settings, lake, open_engine())
+    table = grid(
+        ["asset", "state", "last build (UTC)", "age", "rows", "newest data (UTC)"],
+        [False, False, False, True, True, False],
+    )
+    for one in found:
+        add_row(table, _cells(one, now))
+    screen = console.out()
+    screen.print(table)
+    screen.print(_lake_line(lake), markup=False)
+    screen.print(budget_line(settings), markup=False)
+    states = {one.state(now) for one in found}
+    if check and states & {STALE, NOT_BUILT}:
+        console.fail("Not everything is fresh. Remedy: dp run, or switch the schedules on (dp ui).")
+
+
+def _cells(one: Freshness, now: datetime) -> list[object]:
+    age = _age(now - one.built_at) if one.built_at else None
+    rows = None if one.rows is None else f"{one.rows:,}"
+    return [one.asset, one.state(now), one.built_at, age, rows, one.newest]
+
+
+def _age(passed: timedelta) -> str:
+    minutes = int(passed.total_seconds() // 60)
+    if minutes < 120:  # noqa: PLR2004  two hours
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 72 * 60 else f"{minutes // 1440} d"
+
+
+def _lake_line(lake: "LocalLake") -> str:
+    ages = "" if lake.origin == "live" else " (recordings: they do not age)"
+    return f"Lake: {lake.origin}{ages} in {lake.root} · {ATTRIBUTION}"
+
+
+def budget_line(settings: "Settings") -> str:
+    """Say what was used of the API's budget, and what is left."""
+    from dataplatform.resources.coingecko import CoinGeckoResource
+
+    used = CoinGeckoResource.from_settings(settings).budget()
+    left = "" if used.remaining is None else f", {used.remaining:,} left"
+    blocked = f"; all wait {used.blocked_seconds:.0f} s more" if used.blocked_seconds > 0 else ""
+    return (
+        f"CoinGecko API ({settings.tier}): {used.calls_this_month:,} calls this month{left};"
+        f" {used.current_per_minute:.3g} a minute allowed now{blocked}."
+    )
+
+
+def freshness(settings: "Settings", lake: "LocalLake", engine: "EmbeddedEngine") -> list[Freshness]:
+    """Return the freshness of every declared asset: endpoints, tables, views."""
+    from dataplatform.views import all_views
+
+    events = _materializations(settings, lake.origin)
+    deployed = set(engine.deployed())
+    limit = VIEW_HOURS if lake.origin == "live" else None
+    views = [
+        Freshness(f"analytics.{name}", *_view_facts(events, name, deployed), limit_hours=limit)
+        for name in all_views()
+    ]
+    return [*_raw_freshness(lake, events), *_table_freshness(lake, engine, events), *views]
+
+
+Events = Mapping[tuple[str, ...], tuple[datetime, Mapping[str, Any]]]
+"""Asset key → when it was last materialized, and that event's metadata."""
+
+
+def _view_facts(
+    events: Events, name: str, deployed: set[str]
+) -> tuple[datetime | None, int | None]:
+    if name not in deployed or ("analytics", name) not in events:
+        return None, None
+    at, metadata = events["analytics", name]
+    return at, metadata.get("dagster/row_count")
+
+
+def _raw_freshness(lake: "LocalLake", events: Events) -> list[Freshness]:
+    from dataplatform.raw.coingecko import ENDPOINTS
+    from dataplatform.raw.inbox import inbox
+
+    newest = _newest_manifests(lake)
+    found = []
+    for endpoint in (*ENDPOINTS, inbox):
+        manifest = newest.get(endpoint.name)
+        built = _latest(
+            events.get(("raw", endpoint.name)), manifest.fetched_at if manifest else None
+        )
+        # Nobody has to drop anything into the inbox.
+        ages = lake.origin == "live" and endpoint is not inbox
+        found.append(
+            Freshness(
+                f"raw.{endpoint.name}",
+                built if manifest or endpoint is inbox else None,
+                sum(file.records or 0 for file in manifest.files) if manifest else None,
+                manifest.fetched_at if manifest else None,
+                RAW_HOURS[endpoint.every] if ages else None,
+            )
+        )
+    return found
+
+
+def _newest_manifests(lake: "LocalLake") -> "dict[str, Manifest]":
+    """Return each endpoint's manifest of the newest slot."""
+    from dataplatform.lake.manifest import Cursor, RawZone
+    from dataplatform.lake.object_store import open_folder
+
+    zone = RawZone(open_folder(lake.datalake))
+    slots = {}
+    for arrival in zone.arrivals(Cursor()):
+        slot = arrival.slot
+        known = slots.get(slot.endpoint)
+        if known is None or (known.day, known.name) < (slot.day, slot.name):
+            slots[slot.endpoint] = slot
+    found = {name: zone.manifest(slot) for name, slot in slots.items()}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+
+def _table_freshness(
+    lake: "LocalLake", engine: "EmbeddedEngine", events: Events
+) -> Iterable[Freshness]:
+    from dataplatform.lake.inspect import footprint
+    from dataplatform.lake.spec import NAMESPACE
+    from dataplatform.tables import all_specs
+
+    for spec in all_specs().values():
+        table = engine.load(spec.name)
+        if table is None:
+            yield Freshness(f"{NAMESPACE}.{spec.name}", None)
+            continue
+        now = footprint(table)
+        yield Freshness(
+            f"{NAMESPACE}.{spec.name}",
+            _latest(events.get((NAMESPACE, spec.name)), now.updated_at),
+            now.rows,
+            _newest_data(engine, spec) if now.rows else None,
+            spec.freshness_hours if lake.origin == "live" else None,
+        )
+
+
+def _newest_data(engine: "EmbeddedEngine", spec: "TableSpec") -> date | datetime | None:
+    """Return the newest day or time in a table, or its newest fetch where it has no days."""
+    columns = {column.name for column in spec.columns}
+    column = spec.day_column or ("fetched_at" if "fetched_at" in columns else None)
+    if column is None:
+        return None
+    sql = f"SELECT max({column}) AS newest FROM warehouse.{spec.name}"  # noqa: S608  declared names
+    return engine.query(sql).rows[0][0]
+
+
+def _latest(event: tuple[datetime, Any] | None, own: datetime | None) -> datetime | None:
+    return max((at for at in (event[0] if event else None, own) if at), default=None)
+
+
+def _materializations(settings: "Settings", origin: "Origin") -> Events:
+    """Return the last materialization of each asset in this lake, as Dagster keeps them.
+
+    Both lakes share one Dagster home: the run's tag, or the origin among the metadata, tells them
+    apart. None of it is needed for tables, which know when they changed.
+    """
+    home = dagster_home(settings)
+    if not (home / "history").exists():
+        return {}
+    from dagster import AssetKey, DagsterInstance
+
+    found = {}
+    with DagsterInstance.from_config(str(home)) as instance:
+        keys = [AssetKey(list(path)) for path in _asset_paths()]
+        for key, entry in instance.get_latest_materialization_events(keys).items():
+            if entry is None or entry.asset_materialization is None:
+                continue
+            run = instance.get_run_by_id(entry.run_id)
+            told = run.tags.get("dataplatform/origin", origin) if run else origin
+            metadata = {n: v.value for n, v in entry.asset_materialization.metadata.items()}
+            if metadata.get("origin", told) == origin:
+                at = datetime.fromtimestamp(entry.timestamp, UTC)
+                found[tuple(key.path)] = (at, metadata)
+    return found
+
+
+def _asset_paths() -> list[tuple[str, str]]:
+    from dataplatform.raw.coingecko import ENDPOINTS
+    from dataplatform.raw.inbox import inbox
+    from dataplatform.tables import all_specs
+    from dataplatform.views import all_views
+
+    return [
+        *(("raw", endpoint.name) for endpoint in (*ENDPOINTS, inbox)),
+        *(("warehouse", name) for name in all_specs()),
+        *(("analytics", name) for name in all_views()),
+    ]
