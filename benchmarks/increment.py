@@ -55,8 +55,8 @@ def run(*, quick: bool) -> Result:
         (
             "All thirteen tables are brought up to date; data simulated by seed.",
             f"Last warm hour on {large}, seconds a table: {_listed(spent)}.",
-            "The first hour of a day adds a row a coin to every daily table, whose windows reach"
-            " back 90 to 366 days by definition: no goal, shown for honesty.",
+            "The first hour of a day adds a row a coin to each daily table, with its windows of up"
+            " to 366 days: no goal.",
         ),
     )
 

@@ -1,7 +1,7 @@
 """A lake of simulated data, its engine, and one build of it as a program of its own."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ def start_spark(memory: str = "2g") -> "SparkSession":
     prepare_environment()
     from pyspark.sql import SparkSession
 
-    return SparkSession.builder.config(map=local_conf(memory)).getOrCreate()
+    return SparkSession.builder.config(map={**local_conf(memory)}).getOrCreate()
 
 
 class SimulatedLake:
@@ -51,7 +51,7 @@ class SimulatedLake:
 
 
 @contextmanager
-def workspace(name: str) -> Iterator[Path]:
+def workspace(name: str) -> Generator[Path]:
     """Give a folder for lakes and remove it at the end; on the disk that real lakes use."""
     WORK.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f"{name}-", dir=WORK) as folder:
