@@ -140,3 +140,31 @@ def test_what_was_read_is_remembered_only_within_the_overlap(zone: RawZone, minu
     read = zone.arrivals(Cursor())
     assert len(advance(Cursor(), read, at(minutes)).seen) == 1
     assert advance(Cursor(), read, at(16)).seen == frozenset()
+
+
+def test_the_markers_of_a_killed_and_of_a_repeated_write_are_one_arrival(zone: RawZone) -> None:
+    zone.store.put(marker_key(slot(1), at(0)), b"")
+    zone.commit(manifest(slot(1)), at(30))
+    read = zone.arrivals(Cursor())
+    assert [a.slot for a in read] == [slot(1)]
+    # Neither while both are remembered, nor when the overlap has passed.
+    assert zone.arrivals(advance(Cursor(), read, at(31))) == []
+    assert zone.arrivals(advance(Cursor(), read, at(120))) == []
+
+
+def test_a_marker_that_follows_within_the_overlap_is_no_news(zone: RawZone) -> None:
+    zone.commit(manifest(slot(1)), at(0))
+    cursor = advance(Cursor(), zone.arrivals(Cursor()), at(1))
+    zone.store.put(marker_key(slot(1), at(2)), b"")
+    assert zone.arrivals(cursor) == []
+
+
+def test_a_limited_reader_gets_the_oldest_first_and_all_in_the_end(zone: RawZone) -> None:
+    for number in range(7):
+        zone.commit(manifest(slot(number)), at(5 * number))
+    cursor, taken = Cursor(), []
+    while found := zone.arrivals(cursor, limit=3):
+        assert len(found) <= 3
+        taken += [arrival.slot for arrival in found]
+        cursor = advance(cursor, found, at(600))
+    assert taken == [slot(number) for number in range(7)]
