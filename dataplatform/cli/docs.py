@@ -130,7 +130,7 @@ def _table(spec: "TableSpec") -> Iterator[str]:
 def _column(column: "Column", spec: "TableSpec") -> tuple[str, ...]:
     required = column.required or column.name in spec.keys
     doc = f"{column.doc} [{column.unit}]" if column.unit else column.doc
-    return (f"`{column.name}`", column.type, "no" if required else "yes", doc)
+    return (f"`{column.name}`", f"`{column.type}`", "no" if required else "yes", doc)
 
 
 def _view(view: "ViewSpec", types: "Schemas") -> Iterator[str]:
@@ -142,7 +142,7 @@ def _view(view: "ViewSpec", types: "Schemas") -> Iterator[str]:
     columns = types[view.relation].items()
     yield from _grid(
         ["column", "type", "meaning"],
-        ((f"`{name}`", kind, docs_of.get(name, "")) for name, kind in columns),
+        ((f"`{name}`", f"`{kind}`", docs_of.get(name, "")) for name, kind in columns),
     )
 
 

@@ -38,6 +38,14 @@ class Failed:
     remedy: str | None = None
 
 
+@dataclass(frozen=True)
+class Retried:
+    """A step that failed and will be tried again, and why."""
+
+    step: str
+    cause: str
+
+
 @dataclass
 class RunFacts:
     """Everything noted so far; `note` is fed with each event of the run."""
@@ -48,7 +56,7 @@ class RunFacts:
     skipped: list[str] = field(default_factory=list)
     _since: dict[str, float] = field(default_factory=dict)
 
-    def note(self, entry: "EventLogEntry") -> Built | Failed | str | None:
+    def note(self, entry: "EventLogEntry") -> Built | Failed | Retried | str | None:
         """Take in one event and return what is worth a line; text is about the step at work."""
         event = entry.dagster_event
         if event is None:
@@ -64,7 +72,7 @@ class RunFacts:
             self.failed.append(failure_of(event))
             return self.failed[-1]
         if kind == "STEP_UP_FOR_RETRY":
-            return f"{readable_step(step)}: failed, tried again soon"
+            return _retried(event)
         if kind == "ASSET_CHECK_EVALUATION":
             self._check(event)
         elif kind == "STEP_SKIPPED":
@@ -142,6 +150,15 @@ def failure_of(event: "DagsterEvent") -> Failed:
         return Failed(step, f"{metadata['cause']}{asked}", metadata.get("remedy"))
     message = (told.description if told is not None else None) or _message(data.error)
     return split_remedy(step, message)
+
+
+def _retried(event: "DagsterEvent") -> Retried:
+    data = event.step_retry_data
+    seconds = data.seconds_to_wait or 0
+    lines = _message(data.error).splitlines()
+    return Retried(
+        readable_step(event.step_key or ""), f"tried again in {seconds:.0f} s: {lines[0]}"
+    )
 
 
 def split_remedy(step: str, message: str) -> Failed:

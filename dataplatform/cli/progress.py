@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
-from dataplatform.cli.events import Built, Failed, RunFacts
+from dataplatform.cli.events import Built, Failed, Retried, RunFacts
 
 if TYPE_CHECKING:
     from dagster import EventLogEntry
@@ -99,11 +99,12 @@ class ProgressView:
         if isinstance(found, Built):
             self.console.print(_line(found))
             self._advance()
-        elif isinstance(found, Failed):
+        elif isinstance(found, Failed | Retried):
             from rich.markup import escape
 
+            mark = "[red]✗[/]" if isinstance(found, Failed) else "[yellow]↻[/]"
             first = found.cause.splitlines()[0] if found.cause else ""
-            self.console.print(f"[red]✗[/] {found.step:{_NAME}} {escape(first)}")
+            self.console.print(f"{mark} {found.step:{_NAME}} {escape(first)}")
         elif found:
             self._describe(found)
 

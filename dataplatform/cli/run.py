@@ -138,8 +138,7 @@ _FEW_PAGES: Final = 4
 
 def _plan(select: str, day: str) -> Plan:
     """Resolve the selection against the code location, which is loaded here."""
-    from dagster import AssetSelection, BetaWarning
-    from dagster._core.errors import DagsterInvalidSubsetError
+    from dagster import AssetSelection, BetaWarning, DagsterError
 
     from dataplatform.assets.partitions import DAILY
     from dataplatform.definitions import defs
@@ -150,8 +149,8 @@ def _plan(select: str, day: str) -> Plan:
             # Dagster's parser of selections uses a parameter of its own that is in beta.
             warnings.filterwarnings("ignore", "Parameter `include_sources`", BetaWarning)
             keys = AssetSelection.from_string(select).resolve(graph)
-    except (DagsterInvalidSubsetError, ValueError) as error:
-        raise UserError(f"--select {select}: {str(error).splitlines()[0]}{_SYNTAX}") from None
+    except DagsterError as error:
+        raise UserError(f"--select {select}: {str(error).splitlines()[0]}.{_SYNTAX}") from None
     if not keys:
         raise UserError(f"--select {select} names no asset.{_SYNTAX}")
     partitioned = any(graph.get(key).is_partitioned for key in keys)

@@ -1,0 +1,77 @@
+"""`dp docs`: the page in the repository is what the declarations say, and drift is found."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dataplatform.cli import app
+from dataplatform.cli.docs import DICTIONARY, data_dictionary
+from dataplatform.cli.ui import dagster_command
+from dataplatform.raw.coingecko import ENDPOINTS
+from dataplatform.tables import all_specs
+from dataplatform.views import all_views
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_in_the_repository_is_as_declared() -> None:
+    result = CliRunner().invoke(app, ["docs", "--check", "-o", str(ROOT / DICTIONARY)])
+    assert result.exit_code == 0, result.stderr
+
+
+def test_drift_is_shown_and_mended(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(data_dictionary().replace("warehouse.coins", "warehouse.tokens", 1))
+    result = CliRunner().invoke(app, ["docs", "--check", "-o", str(page)])
+    assert result.exit_code == 1
+    assert "warehouse.tokens" in result.stderr
+    assert "Remedy: make docs." in result.stderr
+    assert CliRunner().invoke(app, ["docs", "-o", str(page)]).exit_code == 0
+    assert CliRunner().invoke(app, ["docs", "--check", "-o", str(page)]).exit_code == 0
+
+
+def test_everything_declared_has_a_heading_that_the_contents_link_to() -> None:
+    page = data_dictionary()
+    headings = set(re.findall(r"^### (\S+)$", page, re.MULTILINE))
+    declared = {f"warehouse.{name}" for name in all_specs()}
+    declared |= {f"analytics.{name}" for name in all_views()}
+    declared |= {f"raw.{endpoint.name}" for endpoint in ENDPOINTS} | {"raw.inbox"}
+    assert headings == declared
+    assert set(re.findall(r"\(#(\S+?)\)", page)) == {name.replace(".", "") for name in headings}
+
+
+def test_every_row_of_a_grid_has_as_many_cells_as_its_header() -> None:
+    width = 0
+    for line in data_dictionary().splitlines():
+        cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
+        assert cells in (0, width) or width == 0, line
+        width = cells
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            # The lead's screenshots come by a browser test.
+            if "://" not in target and not target.endswith(".png"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_ui_listens_on_this_machine_only() -> None:
+    command = dagster_command(3001, "warning")
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == "3001"
+
+
+@pytest.mark.parametrize("heavy", ["dagster", "pyspark", "duckdb", "pyarrow", "sqlglot"])
+def test_help_imports_nothing_heavy(heavy: str) -> None:
+    script = f"import sys, dataplatform.cli; sys.exit({heavy!r} in sys.modules)"
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    # 0.9 s alone on two cores; the tests share them.
+    assert time.monotonic() - started < 10

@@ -1,0 +1,256 @@
+"""`dp run`: which lake, how long, what it shows. The whole lineage is run elsewhere."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSpec,
+    AssetKey,
+    DagsterInstance,
+    Definitions,
+    Failure,
+    MaterializeResult,
+    RetryPolicy,
+    asset,
+)
+from dagster._core.utils import make_new_run_id
+from typer.testing import CliRunner
+
+from dataplatform.cli import app
+from dataplatform.cli.console import UserError
+from dataplatform.cli.events import Built, Retried, RunFacts, split_remedy
+from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
+from dataplatform.cli.origin import Choice, Wanted, choose_origin
+from dataplatform.cli.run import estimate_text
+from dataplatform.profiles import LocalLake, Settings
+from dataplatform.resources.coingecko import CoinGeckoResource, Reachability
+from dataplatform_tests.coingecko_server import CoinGeckoServer
+
+NOWHERE = "http://127.0.0.1:9"
+RAW_ONLY = 'key:"raw/coins_categories"'
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of its own, and an environment that is put back: `dp run` sets variables."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("DATAPLATFORM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    before = dict(os.environ)
+    yield tmp_path / ".dataplatform"
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def dp(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def decide(wanted: Wanted = Wanted.AUTO, **settings: Any) -> Choice:
+    chosen = Settings(**settings)
+    return choose_origin(wanted, chosen, CoinGeckoResource.from_settings(chosen).ping)
+
+
+def unasked() -> Reachability:
+    raise AssertionError("the API was asked")
+
+
+# ---- live or recorded ----
+
+
+def test_an_unreachable_api_gives_recorded_data_and_says_why() -> None:
+    choice = decide(coingecko_base_url=NOWHERE)
+    assert choice.origin == "recorded"
+    assert "can't be reached" in str(choice)
+    assert "Connection refused" in str(choice)
+    assert "\n" not in str(choice)
+
+
+def test_an_api_that_answers_gives_live_data() -> None:
+    with CoinGeckoServer() as server:
+        choice = decide(coingecko_base_url=server.url)
+    assert choice.origin == "live"
+    assert server.url in str(choice)
+
+
+def test_live_data_that_is_asked_for_is_not_replaced() -> None:
+    with pytest.raises(UserError, match=r"Remedy: .*--origin recorded"):
+        decide(Wanted.LIVE, coingecko_base_url=NOWHERE)
+    with pytest.raises(UserError, match="DATAPLATFORM_ORIGIN"):
+        decide(coingecko_base_url=NOWHERE, origin="live")
+
+
+@pytest.mark.parametrize("profile", ["stack", "cluster"])
+def test_only_the_local_profile_falls_back(profile: str) -> None:
+    with pytest.raises(UserError, match="can't be reached"):
+        decide(coingecko_base_url=NOWHERE, profile=profile)
+
+
+def test_recordings_that_are_asked_for_ask_nobody() -> None:
+    assert choose_origin(Wanted.RECORDED, Settings(), unasked).origin == "recorded"
+    assert choose_origin(Wanted.AUTO, Settings(origin="recorded"), unasked).origin == "recorded"
+
+
+# ---- how long ----
+
+
+def test_a_long_keyless_run_is_announced_with_what_shortens_it() -> None:
+    text = estimate_text(Settings(), 5.0)
+    assert text is not None
+    assert "about 21 min" in text
+    assert "--pages 4" in text
+    assert "demo key" in text
+
+
+def test_a_short_run_is_not_announced() -> None:
+    assert estimate_text(Settings(markets_pages=1, coins=("bitcoin",)), 30.0) is None
+
+
+# ---- settings and Dagster's home ----
+
+
+def test_dagsters_home_follows_the_projects_configuration(home: Path) -> None:
+    made = prepare_dagster_home(Settings())
+    assert made == (home / "dagster").resolve()
+    assert os.environ["DAGSTER_HOME"] == str(made)
+    assert "QueuedRunCoordinator" in (made / "dagster.yaml").read_text()
+    (made / "dagster.yaml").unlink()
+    (made / "dagster.yaml").symlink_to("gone.yaml")
+    prepare_dagster_home(Settings())
+    assert (made / "dagster.yaml").exists()
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAPLATFORM_PROFILE", "cloud")
+    with pytest.raises(UserError, match="DATAPLATFORM_PROFILE: Input should be 'local'"):
+        load_settings()
+
+
+def test_old_logs_are_removed(home: Path) -> None:
+    for number in range(30):
+        new_log(Settings(), "run").with_name(f"run-2026010{number:02}.log").touch()
+    new_log(Settings(), "run").touch()
+    assert len(list((home / "logs").glob("run-*.log"))) == 20
+
+
+# ---- the command ----
+
+
+def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
+    first = dp("run", "--origin", "recorded", "--select", RAW_ONLY)
+    assert first.exit_code == 0, first.stderr
+    assert first.stderr.startswith("Recorded data: ")
+    assert "✓ raw.coins_categories" in first.stderr
+    assert "DEBUG" not in first.output
+    assert "1 of 1 assets built, 0 of them unchanged. Data: recorded." in first.stdout
+    assert "Data provided by CoinGecko" in first.stdout
+    assert 'dp query "select * from analytics.latest_prices limit 5"' in first.stdout
+    second = dp("run", "--origin", "recorded", "--select", RAW_ONLY)
+    assert "1 of 1 assets built, 1 of them unchanged." in second.stdout
+    assert LocalLake(home).origin == "recorded"
+    with DagsterInstance.from_config(str(home / "dagster")) as instance:
+        assert [run.tags["dataplatform/origin"] for run in instance.get_runs()] == ["recorded"] * 2
+        assert instance.has_asset_key(AssetKey(["raw", "coins_categories"]))
+    log = max((home / "logs").glob("run-*.log"))
+    assert "RUN_SUCCESS" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--partition", "yesterday"), "YYYY-MM-DD"),
+        (("--partition", "2030-01-01"), "There is no partition 2030-01-01"),
+        (("--select", 'key:"raw/none"'), "names no asset"),
+        (("--select", "((("), "--select (((:"),
+    ],
+)
+def test_what_the_user_mistyped_is_one_line(
+    home: Path, arguments: tuple[str, ...], word: str
+) -> None:
+    result = dp("run", "--origin", "recorded", *arguments)
+    assert result.exit_code == 1
+    assert word in result.stderr
+    assert "Remedy:" in result.stderr
+    assert "Traceback" not in result.output
+    assert not (home / "origin").exists()
+
+
+def test_a_failure_is_one_panel_with_cause_remedy_and_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "dataplatform.raw.recorded.land_recordings",
+        lambda *_: (_ for _ in ()).throw(OSError("the disk is full. Remedy: free some.")),
+    )
+    result = dp("run", "--origin", "recorded", "--select", 'key:"raw/inbox"')
+    assert result.exit_code == 1
+    assert "Run failed" in result.stderr
+    assert "OSError: the disk is full." in result.stderr
+    assert "Remedy: free some." in result.stderr
+    assert ".log" in result.stderr
+    assert "Traceback" not in result.output
+    assert len(result.stderr.splitlines()) < 20
+
+
+# ---- what events say ----
+
+
+def facts_of(definition: Any, facts: RunFacts | None = None) -> RunFacts:
+    facts, run_id = facts or RunFacts(), make_new_run_id()
+    with DagsterInstance.ephemeral() as instance:
+        instance.add_event_listener(run_id, facts.note)
+        job = Definitions(assets=[definition]).resolve_implicit_global_asset_job_def()
+        job.execute_in_process(instance=instance, raise_on_error=False, run_id=run_id)
+    return facts
+
+
+def test_a_failure_tells_cause_and_remedy_of_its_metadata() -> None:
+    @asset(key=["raw", "one"])
+    def _one() -> None:
+        raise Failure("all", metadata={"cause": "no key", "remedy": "set one", "request": "/ping"})
+
+    failed = facts_of(_one).failed[0]
+    assert (failed.step, failed.cause, failed.remedy) == ("raw.one", "no key (/ping)", "set one")
+
+
+def test_a_step_that_is_tried_again_is_no_failure_yet() -> None:
+    seen: list[object] = []
+
+    class Watched(RunFacts):
+        def note(self, entry: Any) -> Any:
+            seen.append(super().note(entry))
+            return seen[-1]
+
+    tries: list[int] = []
+
+    @asset(key=["raw", "one"], retry_policy=RetryPolicy(max_retries=1))
+    def _one() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError("away for a moment")
+
+    facts = facts_of(_one, Watched())
+    assert facts.failed == []
+    assert Retried("raw.one", "tried again in 0 s: OSError: away for a moment") in seen
+
+
+def test_a_failed_check_is_a_warning_with_its_figures() -> None:
+    @asset(key=["warehouse", "t"], check_specs=[AssetCheckSpec("tidy", asset=["warehouse", "t"])])
+    def _table() -> MaterializeResult:
+        check = AssetCheckResult(check_name="tidy", passed=False, metadata={"violations": 3})
+        metadata = {"dagster/row_count": 7, "inserted": 5, "updated": 1, "seconds": 1.5}
+        return MaterializeResult(metadata=metadata, check_results=[check])
+
+    facts = facts_of(_table)
+    assert facts.built == [Built("warehouse", "t", 7, "+5 ~1", 1.5)]
+    assert facts.warnings == ["warehouse.t: tidy: violations 3"]
+
+
+def test_a_message_is_split_at_its_remedy() -> None:
+    failed = split_remedy("run", "It broke. Remedy: mend it.")
+    assert (failed.cause, failed.remedy) == ("It broke.", "mend it.")
+    assert split_remedy("run", "It broke.").remedy is None
