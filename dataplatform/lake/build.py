@@ -283,9 +283,9 @@ class Builder:
                 if spec.name in wanted:
                     yield self.build_table(spec)
         finally:
-            for frame in self._cache.values():
-                frame.unpersist()
             self._cache.clear()
+            if "spark" in self.__dict__:
+                self.spark.catalog.clearCache()
 
     def build_table(self, spec: TableSpec) -> TableResult:
         """Bring one table up to its inputs; `unchanged` where they have nothing new."""
@@ -302,8 +302,6 @@ class Builder:
             self._record(table, state)
             return self._unchanged(plan, started)
         result = self._write_audit_publish(plan, change, state)
-        if change.frame is not None:
-            change.frame.unpersist()
         return result.model_copy(update={"seconds": time.monotonic() - started})
 
     def _unchanged(self, plan: Plan, started: float) -> TableResult:
@@ -515,7 +513,7 @@ def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFram
     other than the JVM's first.
     """
     literal = version if isinstance(version, int) else f"'{version}'"
-    return spark.sql(f"SELECT * FROM {CATALOG}.{identifier(table)} VERSION AS OF {literal}")  # noqa: S608
+    return spark.sql(f"SELECT * FROM {CATALOG}.{identifier(table)} VERSION AS OF {literal}")
 
 
 def _preview(change: Change) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """One writer of a lake's tables at a time, whichever process it is in."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ class LakeBusyError(RuntimeError):
 
 
 @contextmanager
-def lake_writer_lock(root: Path, holder: str, timeout: float = 3600.0) -> Iterator[None]:
+def lake_writer_lock(root: Path, holder: str, timeout: float = 3600.0) -> Generator[None]:
     """Hold the lake's writer lock.
 
     Args:

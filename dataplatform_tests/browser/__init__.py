@@ -1,0 +1,1 @@
+"""The Dagster UI as a user sees it, in headless Chromium."""

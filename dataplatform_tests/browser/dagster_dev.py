@@ -1,0 +1,104 @@
+"""A real `dagster dev` on the recorded lake, and its GraphQL."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+_START_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class DagsterDev:
+    """A running `dagster dev`: its address and the lake it works on."""
+
+    url: str
+    lake: Path
+
+    def graphql(self, query: str) -> Any:
+        """Return the data that the webserver answers."""
+        body = json.dumps({"query": query}).encode()
+        request = urllib.request.Request(  # noqa: S310  loopback
+            f"{self.url}/graphql", data=body, headers={"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  loopback
+            return json.load(answer)["data"]
+
+    def runs(self) -> list[dict[str, str]]:
+        """Return the newest runs, newest first."""
+        query = "{ runsOrError(limit: 20) { ... on Runs { results { runId status } } } }"
+        return self.graphql(query)["runsOrError"]["results"]
+
+    def wait_for_runs(self, timeout: float) -> list[dict[str, str]]:
+        """Wait until there are runs and all of them have ended; returns them."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            runs = self.runs()
+            if runs and all(r["status"] in ("SUCCESS", "FAILURE", "CANCELED") for r in runs):
+                return runs
+            time.sleep(2)
+        raise TimeoutError(f"runs still under way after {timeout:.0f} s: {self.runs()}")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def dagster_dev(folder: Path) -> Generator[DagsterDev]:
+    """Run `dagster dev` with its state below `folder`; ends it and its children."""
+    home = folder / "dagster"
+    home.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "dagster.yaml", home)
+    port = free_port()
+    settings = {
+        "DAGSTER_HOME": str(home),
+        "DATAPLATFORM_HOME": str(folder / "lake"),
+        "DATAPLATFORM_ORIGIN": "recorded",
+    }
+    command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
+    with (folder / "dagster-dev.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "-m", "dataplatform.definitions"],
+            cwd=REPOSITORY,
+            env=os.environ | settings,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            dev = DagsterDev(f"http://127.0.0.1:{port}", folder / "lake" / "recorded")
+            _wait_until_up(dev, process, folder)
+            yield dev
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def _wait_until_up(dev: DagsterDev, process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            dev.runs()
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(1)
+        else:
+            return
+    tail = (folder / "dagster-dev.log").read_text()[-2000:]
+    raise RuntimeError(f"dagster dev did not come up:\n{tail}")
