@@ -55,8 +55,7 @@ def run(*, quick: bool) -> Result:
         (
             "All thirteen tables are brought up to date; data simulated by seed.",
             f"Last warm hour on {large}, seconds a table: {_listed(spent)}.",
-            "The first hour of a day adds a row a coin to each daily table, with its windows of up"
-            " to 366 days: no goal.",
+            "The first hour of a day adds a row a coin to each daily table: no goal.",
         ),
     )
 

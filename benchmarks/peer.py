@@ -12,6 +12,9 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
+from polars.testing import assert_frame_equal
+
 from benchmarks.processes import measure
 from benchmarks.report import Comparison, Result
 from benchmarks.simulated_lake import SimulatedLake, start_spark, workspace
@@ -70,13 +73,14 @@ def _clean(root: Path) -> None:
 
 
 def _assert_equal(root: Path) -> None:
-    keys = [("coin_id", "ascending"), ("snapshot_at", "ascending")]
-    ours, peers = (
-        open_sqlite_catalog(folder / "catalog.db", folder / place)
-        .load_table(f"warehouse.{TABLE}")
-        .scan()
-        .to_arrow()
-        .sort_by(keys)
-        for folder, place in ((root, "warehouse"), (root / "peer", ""))
-    )
-    assert ours.equals(peers), "the engines disagree"
+    """Raise where the tables differ in any row or column."""
+    places = ((root, "warehouse"), (root / "peer", ""))
+    ours, peers = (_rows(folder / "catalog.db", folder / place) for folder, place in places)
+    assert_frame_equal(ours, peers, check_exact=True)
+
+
+def _rows(catalog_db: Path, warehouse: Path) -> pl.DataFrame:
+    table = open_sqlite_catalog(catalog_db, warehouse).load_table(f"warehouse.{TABLE}")
+    frame = pl.from_arrow(table.scan().to_arrow())
+    assert isinstance(frame, pl.DataFrame)
+    return frame.sort("coin_id", "snapshot_at")
