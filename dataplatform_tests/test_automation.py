@@ -1,0 +1,298 @@
+"""What starts a run, when, and what that run builds."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultScheduleStatus,
+    DefaultSensorStatus,
+    Definitions,
+    RunRequest,
+    SensorResult,
+    build_schedule_context,
+    build_sensor_context,
+)
+from dagster._core.test_utils import create_run_for_test
+
+from dataplatform import sensors
+from dataplatform.assets.raw import build_raw_assets
+from dataplatform.assets.tables import build_table_assets
+from dataplatform.assets.views import build_view_assets
+from dataplatform.automation import build_jobs, build_schedules, build_sensors
+from dataplatform.lake.manifest import Cursor, Manifest, Slot, advance, marker_key
+from dataplatform.lake.schema import ensure_table
+from dataplatform.lake.state import TableState
+from dataplatform.resources.lake import LakeResource
+from dataplatform.sensors import affected, arrivals_tick, inbox_tick
+from dataplatform.tables import all_specs
+
+T0 = datetime(2026, 11, 20, 23, 50, tzinfo=UTC)
+
+
+def at(minutes: float) -> datetime:
+    return T0 + timedelta(minutes=minutes)
+
+
+def slot(number: int, endpoint: str = "ohlc") -> Slot:
+    day = date(2026, 1, 1) + timedelta(days=number)
+    return Slot(source="coingecko", endpoint=endpoint, day=day, name="D")
+
+
+def land(lake: LakeResource, of: Slot, moment: datetime) -> None:
+    lake.raw_zone.commit(
+        Manifest(slot=of, origin="live", tier="demo", fetched_at=moment, files=()), moment
+    )
+
+
+def build(lake: LakeResource, name: str, now: datetime) -> None:
+    """Let the table say that it has read all of its endpoints."""
+    spec = all_specs()[name]
+    arrivals = lake.raw_zone.arrivals(Cursor(), {("coingecko", e) for e in spec.endpoints})
+    state = TableState(cursor=advance(Cursor(), arrivals, now))
+    table = ensure_table(lake.catalog(), spec)
+    table.append(table.schema().as_arrow().empty_table(), snapshot_properties=state.summary)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> LakeResource:
+    return LakeResource(home=str(tmp_path), origin="live")
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+@pytest.fixture(scope="module")
+def defs() -> Definitions:
+    return Definitions(
+        assets=[*build_raw_assets(), build_table_assets(), *build_view_assets()],
+        jobs=build_jobs(),
+        schedules=build_schedules(),
+        sensors=build_sensors(),
+        resources={"lake": LakeResource(), "coingecko": None, "spark": None, "views": None},
+    )
+
+
+def request(result: SensorResult) -> RunRequest:
+    (found,) = result.run_requests or []
+    return found
+
+
+def reason(result: SensorResult) -> str:
+    assert not result.run_requests
+    assert result.skip_reason
+    return result.skip_reason.skip_message or ""
+
+
+def names(defs: Definitions, job: str) -> set[str]:
+    keys = defs.resolve_job_def(job).asset_layer.executable_asset_keys
+    return {"/".join(key.path) for key in keys}
+
+
+def test_nothing_has_arrived(lake: LakeResource, instance: DagsterInstance) -> None:
+    assert reason(arrivals_tick(None, lake, instance, at(0))) == "Nothing has arrived."
+
+
+def test_an_arrival_builds_what_reads_it_once(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    land(lake, slot(1), at(0))
+    first = arrivals_tick(None, lake, instance, at(1))
+    selected = {key.path[-1] for key in request(first).asset_selection or []}
+    assert {"ohlc", "ohlcv_daily", "quarantine"} <= selected
+    assert not {"coins", "daily_prices"} & selected
+    assert reason(arrivals_tick(first.cursor, lake, instance, at(2))) == "Nothing has arrived."
+    # The overlap has passed, and the daemon was restarted: the cursor is all there is.
+    late = arrivals_tick(first.cursor, lake, instance, at(100))
+    assert reason(late) == "Nothing has arrived."
+
+
+def test_a_manifest_that_comes_long_after_its_marker_is_not_missed(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    lake.store.put(marker_key(slot(1), at(0)), b"")
+    land(lake, slot(2), at(5))
+    first = arrivals_tick(None, lake, instance, at(6))
+    assert first.run_requests
+    text = Manifest(slot=slot(1), origin="live", tier="demo", fetched_at=at(7), files=())
+    lake.store.put(slot(1).manifest_key, text.model_dump_json().encode())
+    second = arrivals_tick(first.cursor, lake, instance, at(8))
+    assert request(second).run_key != request(first).run_key
+
+
+def test_one_slot_marked_twice_is_one_request(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    lake.store.put(marker_key(slot(1), at(0)), b"")
+    land(lake, slot(1), at(3))
+    first = arrivals_tick(None, lake, instance, at(4))
+    assert first.run_requests
+    for minute in (5, 60):
+        assert reason(arrivals_tick(first.cursor, lake, instance, at(minute)))
+
+
+def test_a_run_key_stands_for_the_manifests(lake: LakeResource, instance: DagsterInstance) -> None:
+    land(lake, slot(1), at(0))
+    keys = {request(arrivals_tick(None, lake, instance, at(m))).run_key for m in (1, 2, 90)}
+    assert len(keys) == 1
+
+
+def test_a_tick_is_bounded_and_the_next_goes_on(
+    lake: LakeResource, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensors, "MOST", 3)
+    for number in range(7):
+        land(lake, slot(number), at(number))
+    cursor, requested = None, 0
+    for minute in range(60, 64):
+        result = arrivals_tick(cursor, lake, instance, at(minute))
+        requested += len(result.run_requests or [])
+        cursor = result.cursor
+    assert requested == 3
+
+
+def test_what_the_tables_have_read_already_starts_nothing(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    land(lake, slot(1), at(0))
+    build(lake, "ohlc", at(1))
+    build(lake, "quarantine", at(1))
+    covered = arrivals_tick(None, lake, instance, at(2))
+    assert reason(covered) == "The tables hold what has arrived (1 manifests)."
+    assert covered.cursor
+    land(lake, slot(2), at(3))
+    assert arrivals_tick(covered.cursor, lake, instance, at(4)).run_requests
+
+
+@pytest.mark.parametrize(
+    ("job", "selection"),
+    [("lineage_job", None), ("__ASSET_JOB", frozenset({AssetKey(["warehouse", "ohlc"])}))],
+)
+def test_while_a_run_builds_the_tables_nothing_is_decided(
+    lake: LakeResource,
+    instance: DagsterInstance,
+    job: str,
+    selection: frozenset[AssetKey] | None,
+) -> None:
+    land(lake, slot(1), at(0))
+    run = create_run_for_test(
+        instance, job_name=job, asset_selection=selection, status=DagsterRunStatus.STARTED
+    )
+    waits = arrivals_tick(None, lake, instance, at(1))
+    assert run.run_id in reason(waits)
+    assert waits.cursor is None
+    instance.report_run_canceled(run)
+    # It ended without having built them.
+    assert arrivals_tick(waits.cursor, lake, instance, at(2)).run_requests
+
+
+@pytest.mark.parametrize(
+    ("job", "selection"),
+    [("maintenance_job", None), ("__ASSET_JOB", frozenset({AssetKey(["raw", "ohlc"])}))],
+)
+def test_runs_that_build_no_table_hold_nothing_up(
+    lake: LakeResource,
+    instance: DagsterInstance,
+    job: str,
+    selection: frozenset[AssetKey] | None,
+) -> None:
+    land(lake, slot(1), at(0))
+    create_run_for_test(
+        instance, job_name=job, asset_selection=selection, status=DagsterRunStatus.STARTED
+    )
+    assert arrivals_tick(None, lake, instance, at(1)).run_requests
+
+
+def test_a_dropped_file_is_asked_for_once_and_a_changed_one_again(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=1)
+    assert reason(inbox_tick(lake, instance, soon)) == "The inbox is empty."
+    lake.store.put("inbox/prices.csv", b"a")
+    first = request(inbox_tick(lake, instance, soon)).run_key
+    assert request(inbox_tick(lake, instance, soon)).run_key == first
+    lake.store.put("inbox/prices.csv", b"ab")
+    assert request(inbox_tick(lake, instance, soon)).run_key != first
+
+
+def test_affected_goes_down_to_the_views() -> None:
+    found = {"/".join(key.path) for key in affected(["price_points"])}
+    assert {
+        "warehouse/price_points",
+        "warehouse/daily_prices",
+        "warehouse/correlations",
+        "analytics/correlation_matrix",
+    } <= found
+    assert "warehouse/coins" not in found
+
+
+def test_the_jobs_build_what_they_are_for(defs: Definitions) -> None:
+    everything = names(defs, "lineage_job")
+    assert len([name for name in everything if name.startswith("raw/")]) == 8
+    raw = {
+        job: {name for name in names(defs, job) if name.startswith("raw/")}
+        for job in ("snapshot_job", "history_job", "inbox_job", "tables_job")
+    }
+    assert raw == {
+        "snapshot_job": {"raw/coins_markets", "raw/coins_categories", "raw/global"},
+        "history_job": {"raw/market_chart", "raw/ohlc", "raw/coins_list", "raw/exchanges"},
+        "inbox_job": {"raw/inbox"},
+        "tables_job": set(),
+    }
+    assert names(defs, "tables_job") == {n for n in everything if not n.startswith("raw/")}
+    assert "analytics/latest_prices" in names(defs, "snapshot_job")
+    assert "warehouse/price_points" not in names(defs, "snapshot_job")
+    assert "warehouse/correlations" in names(defs, "inbox_job")
+
+
+def test_schedules_are_stopped_and_ask_for_the_right_time(defs: Definitions) -> None:
+    schedules = {name: defs.resolve_schedule_def(name) for name in _SCHEDULES}
+    assert {name: s.cron_schedule for name, s in schedules.items()} == _SCHEDULES
+    for schedule in schedules.values():
+        assert schedule.default_status is DefaultScheduleStatus.STOPPED
+        assert schedule.execution_timezone == "UTC"
+
+
+_SCHEDULES = {
+    "snapshot_schedule": "5 * * * *",
+    "history_schedule": "30 0 * * *",
+    "maintenance_schedule": "40 3 * * 0",
+}
+
+
+def test_the_history_schedule_asks_for_yesterday(defs: Definitions) -> None:
+    context = build_schedule_context(
+        repository_def=defs.get_repository_def(),
+        scheduled_execution_time=datetime(2026, 11, 21, 0, 30, tzinfo=UTC),
+    )
+    with context:
+        data = defs.resolve_schedule_def("history_schedule").evaluate_tick(context)
+    (found,) = data.run_requests or []
+    assert found.partition_key == "2026-11-20"
+
+
+def test_sensors_run_from_the_start(defs: Definitions) -> None:
+    for name in ("arrivals_sensor", "inbox_sensor", "automation_sensor"):
+        sensor = defs.resolve_sensor_def(name)
+        assert sensor.default_status is DefaultSensorStatus.RUNNING
+        assert sensor.minimum_interval_seconds == 30
+
+
+@pytest.mark.parametrize("name", ["arrivals_sensor", "inbox_sensor"])
+def test_sensors_evaluate_as_dagster_calls_them(
+    name: str, defs: Definitions, lake: LakeResource, instance: DagsterInstance
+) -> None:
+    land(lake, slot(1), datetime.now(UTC))
+    context = build_sensor_context(
+        instance, definitions=defs, resources={"lake": lake}, sensor_name=name
+    )
+    with context:
+        data = defs.resolve_sensor_def(name).evaluate_tick(context)
+    assert len(data.run_requests or []) == (1 if name == "arrivals_sensor" else 0)
