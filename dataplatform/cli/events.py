@@ -167,11 +167,14 @@ def split_remedy(step: str, message: str) -> Failed:
     return Failed(step, cause.strip(), remedy.strip() or None)
 
 
+_WRAPPERS: Final = ("Dagster", "RetryRequested")
+
+
 def _message(error: "SerializableErrorInfo | None") -> str:
     if error is None:
         return "The step failed without saying why."
     # Dagster wraps what the asset raised, once or more.
-    while error.cause is not None and error.cls_name is not None and "Dagster" in error.cls_name:
+    while error.cause is not None and (error.cls_name or "").startswith(_WRAPPERS):
         error = error.cause
     text = error.message.strip()
     # `package.module.SomeError: what happened` says the module for us, the rest for the reader.

@@ -13,20 +13,18 @@ import typer
 from dataplatform.cli import console
 from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, grid, user_errors
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
-from dataplatform.cli.origin import Choice, Wanted, choose_origin
+from dataplatform.cli.origin import Wanted, choose_origin
 
 if TYPE_CHECKING:
     from dagster import AssetKey, JobDefinition
 
     from dataplatform.cli.events import RunFacts
     from dataplatform.cli.progress import ProgressView
+    from dataplatform.lake.endpoint import Endpoint
     from dataplatform.profiles import LocalLake, Settings
-    from dataplatform.resources.coingecko import CoinGeckoResource
 
-MARKET_PAGES: Final = 78
-"""Pages of /coins/markets in November 2026: about 19,400 coins, 250 a page."""
-OTHER_PAGES: Final = 7
-"""Requests of the other endpoints that are not asked coin by coin; /exchanges takes about four."""
+KNOWN_PAGES: Final = {"coins_markets": 78, "exchanges": 4}
+"""Pages in November 2026: about 19,400 coins and 1,000 exchanges, 250 a page."""
 LONG_MINUTES: Final = 2.0
 """An estimate beyond this is said, with what shortens it."""
 INTERRUPTED: Final = 130
@@ -74,6 +72,8 @@ def run(
     lake = _choose_lake(settings, origin)
     prepare_dagster_home(settings)
     plan = _plan(select, day)
+    if lake.origin == "live":
+        _announce_length(settings, plan)
     lake.remember()
     raise typer.Exit(_execute(settings, lake, plan, verbose))
 
@@ -96,32 +96,43 @@ def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
 
     api = CoinGeckoResource.from_settings(settings)
     choice = choose_origin(wanted, settings, api.ping)
-    _announce(choice, settings, api)
+    console.err().print(str(choice), markup=False)
     os.environ["DATAPLATFORM_ORIGIN"] = choice.origin
     return LocalLake(settings.home, choice.origin)
 
 
-def _announce(choice: Choice, settings: "Settings", api: "CoinGeckoResource") -> None:
-    screen = console.err()
-    screen.print(str(choice), markup=False)
-    if choice.origin == "live":
-        estimate = estimate_text(settings, api.budget().current_per_minute)
-        if estimate:
-            screen.print(estimate, markup=False)
+def _announce_length(settings: "Settings", plan: Plan) -> None:
+    from dataplatform.raw.coingecko import ENDPOINTS
+    from dataplatform.resources.coingecko import CoinGeckoResource
+
+    selected = {key.path[-1] for key in plan.assets if key.path[0] == "raw"}
+    calls = calls_of([e for e in ENDPOINTS if e.name in selected], settings)
+    pace = CoinGeckoResource.from_settings(settings).budget().current_per_minute
+    estimate = estimate_text(settings, calls, pace)
+    if estimate:
+        console.err().print(estimate, markup=False)
 
 
-def estimate_text(settings: "Settings", per_minute: float) -> str | None:
+def calls_of(endpoints: "Sequence[Endpoint]", settings: "Settings") -> int:
+    """Return about how many requests it takes to fetch each of `endpoints` once."""
+    pages = KNOWN_PAGES | (
+        {"coins_markets": settings.markets_pages} if settings.markets_pages else {}
+    )
+    return sum(len(settings.coins) if e.per_coin else pages.get(e.name, 1) for e in endpoints)
+
+
+def estimate_text(settings: "Settings", calls: int, per_minute: float) -> str | None:
     """Say how long the API's limit makes a first run, and how to shorten it; None if not long.
 
     Args:
-        settings: pages, coins and tier.
+        settings: pages and tier.
+        calls: requests that a first run sends.
         per_minute: calls a minute that the budget allows now.
     """
-    pages = settings.markets_pages or MARKET_PAGES
-    calls = pages + OTHER_PAGES + 2 * len(settings.coins)
     minutes = calls / per_minute
     if minutes <= LONG_MINUTES:
         return None
+    pages = settings.markets_pages or calls
     ways = [] if pages <= _FEW_PAGES else [f"--pages {_FEW_PAGES} (the largest 1,000 coins)"]
     if settings.tier == "keyless":
         ways.append("a free demo key in DATAPLATFORM_COINGECKO_API_KEY (30 calls a minute)")

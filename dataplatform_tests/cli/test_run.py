@@ -26,8 +26,9 @@ from dataplatform.cli.console import UserError
 from dataplatform.cli.events import Built, Retried, RunFacts, split_remedy
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Choice, Wanted, choose_origin
-from dataplatform.cli.run import estimate_text
+from dataplatform.cli.run import calls_of, estimate_text
 from dataplatform.profiles import LocalLake, Settings
+from dataplatform.raw.coingecko import ENDPOINTS, coins_categories
 from dataplatform.resources.coingecko import CoinGeckoResource, Reachability
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 
@@ -101,7 +102,7 @@ def test_recordings_that_are_asked_for_ask_nobody() -> None:
 
 
 def test_a_long_keyless_run_is_announced_with_what_shortens_it() -> None:
-    text = estimate_text(Settings(), 5.0)
+    text = estimate_text(Settings(), calls_of(ENDPOINTS, Settings()), 5.0)
     assert text is not None
     assert "about 21 min" in text
     assert "--pages 4" in text
@@ -109,7 +110,10 @@ def test_a_long_keyless_run_is_announced_with_what_shortens_it() -> None:
 
 
 def test_a_short_run_is_not_announced() -> None:
-    assert estimate_text(Settings(markets_pages=1, coins=("bitcoin",)), 30.0) is None
+    few = Settings(markets_pages=1, coins=("bitcoin",))
+    assert calls_of(ENDPOINTS, few) == 1 + 1 + 1 + 1 + 4 + 1 + 1
+    assert estimate_text(few, calls_of(ENDPOINTS, few), 30.0) is None
+    assert calls_of([coins_categories], Settings()) == 1
 
 
 # ---- settings and Dagster's home ----
