@@ -5,6 +5,7 @@ from dagster import Definitions, in_process_executor
 from dataplatform.assets.raw import build_raw_assets
 from dataplatform.assets.tables import build_table_assets
 from dataplatform.assets.views import build_view_assets, build_view_checks
+from dataplatform.automation import build_jobs, build_schedules, build_sensors
 from dataplatform.profiles import Settings
 from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
@@ -16,6 +17,9 @@ settings = Settings()
 defs = Definitions(
     assets=[*build_raw_assets(), build_table_assets(), *build_view_assets()],
     asset_checks=[build_view_checks()],
+    jobs=build_jobs(),
+    schedules=build_schedules(),
+    sensors=build_sensors(),
     # One process a run: the tables share one JVM, and 18 steps took 27 s instead of 91 s.
     executor=in_process_executor,
     resources={
