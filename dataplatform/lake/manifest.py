@@ -16,7 +16,7 @@ Markers sort by the time of their writing, so finding what is new costs what is 
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, Literal
@@ -40,6 +40,9 @@ _KEPT_HEADERS: Final = (
 ARRIVALS: Final = "_arrivals"
 OVERLAP: Final = timedelta(minutes=15)
 """How long after its marker a manifest may still appear: a put takes seconds, its timeout is 60."""
+
+
+_RECENT: Final = timedelta(days=7)
 
 
 class Slot(BaseModel):
@@ -205,17 +208,27 @@ class RawZone:
         return wanted and self.store.exists(slot.manifest_key)
 
     def _markers(self, cursor: Cursor) -> Iterator[Arrival]:
-        """Yield unseen markers, oldest first, opening one day's folder after the other.
+        """Yield unseen markers, oldest first, opening one day's folder after the other."""
+        for folder in self._days(cursor):
+            listed = self.store.list(folder, cursor.after or None)
+            for marker in sorted(stored.key for stored in listed):
+                if marker not in cursor.seen:
+                    yield Arrival.parse(marker)
 
-        100 days of 1,000 markers: naming the folders takes 7 ms, the newest day 5 ms.
+    def _days(self, cursor: Cursor) -> Sequence[str]:
+        """Return the log's day folders from the cursor on.
+
+        A recent cursor's are named without asking the store, whose answer grows with the log's age:
+        7 ms for 400 days in a local folder. Tomorrow's is for writers whose clock is ahead.
         """
-        first_day = cursor.after.rsplit("/", 1)[0]
-        for folder in self.store.folders(ARRIVALS):
-            if folder >= first_day:
-                listed = self.store.list(folder, cursor.after or None)
-                for marker in sorted(stored.key for stored in listed):
-                    if marker not in cursor.seen:
-                        yield Arrival.parse(marker)
+        today = datetime.now(UTC).date()
+        if cursor.after:
+            first = _marker_day(cursor.after)
+            if timedelta(0) <= today - first <= _RECENT:
+                days = (today - first).days + 2
+                return [f"{ARRIVALS}/dt={first + timedelta(days=n)}" for n in range(days)]
+        first_folder = cursor.after.rsplit("/", 1)[0]
+        return [folder for folder in self.store.folders(ARRIVALS) if folder >= first_folder]
 
 
 def marker_key(slot: Slot, written_at: datetime) -> str:
@@ -232,6 +245,10 @@ def advance(cursor: Cursor, processed: Collection[Arrival], now: datetime) -> Cu
     settled = [marker for marker in markers if marker < horizon]
     after = max([cursor.after, *settled])
     return Cursor(after=after, seen=frozenset(m for m in markers if m > after))
+
+
+def _marker_day(marker: str) -> date:
+    return date.fromisoformat(marker.split("/")[1].removeprefix("dt="))
 
 
 def marker_key_floor(moment: datetime) -> str:
