@@ -7,7 +7,7 @@ tables, which must equal ours row by row. Each is a whole process with a JVM of 
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -23,6 +23,12 @@ from dataplatform.tables import all_specs
 
 DAY = "2025-01-05"
 _LINEAGE = {"origin", "fetched_at", "raw_key"}
+_Figure = tuple[str, str, Callable[[Usage], float], float | None]
+_FIGURES: Sequence[_Figure] = (
+    ("wall time", "s", lambda usage: usage.seconds, 1.15),
+    ("peak memory", "MiB", lambda usage: usage.peak_mib, 1.15),
+    ("CPU time", "s", lambda usage: usage.cpu_seconds, None),
+)
 
 
 def run(*, quick: bool) -> Result:
@@ -39,21 +45,15 @@ def run(*, quick: bool) -> Result:
     return Result(
         "lineage",
         "The whole lineage (recorded data) against one plain PySpark script",
-        (
+        tuple(
             Comparison(
-                "wall time",
-                "s",
-                ("dagster", [usage.seconds for usage in ours]),
-                ("script", [usage.seconds for usage in plain]),
-                1.15,
-            ),
-            Comparison(
-                "peak memory",
-                "MiB",
-                ("dagster", [usage.peak_mib for usage in ours]),
-                ("script", [usage.peak_mib for usage in plain]),
-                1.15,
-            ),
+                what,
+                unit,
+                ("dagster", [get(u) for u in ours]),
+                ("script", [get(u) for u in plain]),
+                goal,
+            )
+            for what, unit, get, goal in _FIGURES
         ),
         (
             f"{rows:,} rows in {len(TABLES)} tables are equal, lineage columns aside.",

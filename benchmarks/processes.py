@@ -14,9 +14,17 @@ _INTERVAL = 0.1
 
 @dataclass(frozen=True)
 class Usage:
-    """Wall time in seconds; the largest sum of resident memory of the process tree in MiB."""
+    """What a program and its children took.
+
+    Args:
+        seconds: wall time.
+        cpu_seconds: of all processes; less at the mercy of what else the machine does.
+        peak_mib: the largest sum of their resident memory.
+        output: what was printed.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_mib: float
     output: str
 
@@ -38,7 +46,8 @@ def measure(command: Sequence[str], env: Mapping[str, str], cwd: Path | None = N
         command, env=env, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as program:
         peaks: list[float] = []
-        sampler = threading.Thread(target=_sample, args=(program.pid, peaks))
+        cpu: dict[int, float] = {}
+        sampler = threading.Thread(target=_sample, args=(program.pid, peaks, cpu))
         sampler.start()
         output, _ = program.communicate()
         seconds = time.perf_counter() - started
@@ -46,23 +55,27 @@ def measure(command: Sequence[str], env: Mapping[str, str], cwd: Path | None = N
     if program.returncode != 0:
         tail = "\n".join(output.splitlines()[-25:])
         raise ProgramFailedError(f"{' '.join(command)} ended with {program.returncode}:\n{tail}")
-    return Usage(seconds, max(peaks, default=0.0), output)
+    return Usage(seconds, sum(cpu.values()), max(peaks, default=0.0), output)
 
 
-def _sample(pid: int, peaks: list[float]) -> None:
+def _sample(pid: int, peaks: list[float], cpu: dict[int, float]) -> None:
     while True:
         try:
             root = psutil.Process(pid)
             if root.status() == psutil.STATUS_ZOMBIE:
                 return
-            peaks.append(sum(map(_resident, [root, *root.children(recursive=True)])) / 2**20)
+            tree = [root, *root.children(recursive=True)]
+            peaks.append(sum(_resident(process, cpu) for process in tree) / 2**20)
         except psutil.NoSuchProcess:
             return
         time.sleep(_INTERVAL)
 
 
-def _resident(process: psutil.Process) -> int:
+def _resident(process: psutil.Process, cpu: dict[int, float]) -> int:
+    """Return the resident bytes; note the CPU seconds, of which the last sighting stands."""
     try:
+        times = process.cpu_times()
+        cpu[process.pid] = times.user + times.system
         return process.memory_info().rss
     except psutil.NoSuchProcess:
         return 0
