@@ -15,6 +15,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
+    AssetSelection,
     AssetSpec,
     AutomationCondition,
     Failure,
@@ -215,9 +216,11 @@ def _due() -> AutomationCondition:
     `since_last_handled` makes it an edge: a table whose audit fails waits for new input.
     """
     due = AutomationCondition.newly_missing() | AutomationCondition.any_deps_updated()
+    # An unpartitioned table would wait for ever: some day of the history is always missing.
+    partitioned = AssetSelection.assets(*(raw_key(e) for e in ENDPOINTS if e.every == "partition"))
     return (
         due.since_last_handled()
-        & ~AutomationCondition.any_deps_missing()
+        & ~AutomationCondition.any_deps_missing().ignore(partitioned)
         & ~AutomationCondition.any_deps_in_progress()
         & ~AutomationCondition.in_progress()
     ).with_label("table_refresh")

@@ -168,7 +168,9 @@ class RecordReader:
         from pyspark.sql import functions as F
 
         root = self.zone.store.root_uri.split("://", 1)[1].rstrip("/")
-        path = F.regexp_replace(F.col("_metadata.file_path"), r"^[a-z0-9]+:/+", "/")
+        # Spark encodes the path as a URL; url_decode takes `+` for a blank, which a path does not.
+        plain = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
+        path = F.regexp_replace(plain, r"^[a-z0-9]+:/+", "/")
         return F.substring(path, len("/" + root.lstrip("/")) + 2, 1 << 20).alias("raw_key")
 
 

@@ -1,5 +1,6 @@
 """One writer of a lake's tables at a time, whichever process it is in."""
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ def lake_writer_lock(root: Path, holder: str, timeout: float = 3600.0) -> Genera
             " Remedy: wait for that run, or end it, and run again."
         ) from None
     try:
-        name.write_text(holder)
+        name.write_text(f"{holder} (process {os.getpid()})")
         yield
     finally:
         name.unlink(missing_ok=True)
