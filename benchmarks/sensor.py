@@ -84,7 +84,7 @@ def _ticks(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Return milliseconds a tick by store: with nothing new, and with a few slots new."""
     sensor = next(s for s in build_sensors() if s.name == "arrivals_sensor")
-    cursors = {label: _caught_up(lake) for label, lake in lakes.items()}
+    cursors = {label: _caught_up(lake, Cursor()) for label, lake in lakes.items()}
     idle: dict[str, list[float]] = {label: [] for label in lakes}
     arrived: dict[str, list[float]] = {label: [] for label in lakes}
     with DagsterInstance.ephemeral() as instance:
@@ -96,7 +96,8 @@ def _ticks(
                     _land(lake.raw_zone, tick * NEW + n)
                 context = build_sensor_context(instance, cursors[label], resources={"lake": lake})
                 assert _tick(sensor, context, arrived[label])
-                cursors[label] = _caught_up(lake)
+                seen = Cursor.model_validate_json(cursors[label])
+                cursors[label] = _caught_up(lake, seen)
     return idle, arrived
 
 
@@ -109,10 +110,10 @@ def _tick(
     return decided.run_requests or ()
 
 
-def _caught_up(lake: LakeResource) -> str:
+def _caught_up(lake: LakeResource, seen: Cursor) -> str:
     """Return the cursor of a reader that has seen everything; the tables note the same."""
     zone, catalog = lake.raw_zone, lake.catalog()
-    cursor = advance(Cursor(), zone.arrivals(Cursor()), datetime.now(UTC))
+    cursor = advance(seen, zone.arrivals(seen), datetime.now(UTC))
     for spec in all_specs().values():
         if "global" in spec.endpoints:
             table = ensure_table(catalog, spec)
