@@ -122,7 +122,7 @@ def _label(figure: "Figure", axes: "Axes", plot: Plot) -> None:
 
 
 def _png(figure: "Figure", title: str) -> bytes:
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, x=0.02, horizontalalignment="left")
     # A label rather than a text: the layout keeps room for it.
     figure.supxlabel(ATTRIBUTION, x=0.99, ha="right", fontsize=6, color="#666666")
     written = io.BytesIO()
