@@ -1,7 +1,7 @@
 """The lineage's tables as one plain PySpark script: what `lineage` compares the platform with.
 
 `python -m benchmarks.plain_pyspark DATALAKE OUT JAR:JAR`: reads the raw files below DATALAKE and
-writes the same thirteen tables to an Iceberg catalog in OUT. By hand and from nothing: no engine, no
+writes the same tables, `quarantine` aside, to an Iceberg catalog in OUT. By hand and from nothing: no engine, no
 state, no increments, no branches, no checks, no views; it imports nothing of the platform. The SQL is
 that of the tables without what only increments need, so that both do the same arithmetic.
 """
