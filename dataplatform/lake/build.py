@@ -507,13 +507,24 @@ class Builder:
 
 
 def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFrame":
-    """Return a table as of a snapshot or a branch.
+    """Return a table as of a snapshot or a branch, with the columns that the table has now.
 
     In SQL, because the reader's options `snapshot-id` and `branch` are not found in a session
-    other than the JVM's first.
+    other than the JVM's first. A snapshot older than a column comes without it: it is null there.
     """
+    from pyspark.sql import functions as F
+
     literal = version if isinstance(version, int) else f"'{version}'"
-    return spark.sql(f"SELECT * FROM {CATALOG}.{identifier(table)} VERSION AS OF {literal}")
+    name = f"{CATALOG}.{identifier(table)}"
+    rows = spark.sql(f"SELECT * FROM {name} VERSION AS OF {literal}")
+    return rows.select(
+        *[
+            (F.col(f"`{c.name}`") if c.name in rows.columns else F.lit(None))
+            .cast(c.dataType)
+            .alias(c.name)
+            for c in spark.table(name).schema
+        ]
+    )
 
 
 def _preview(change: Change) -> list[dict[str, str]]:
