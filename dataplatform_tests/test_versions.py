@@ -1,0 +1,23 @@
+"""One place for versions: what is pinned elsewhere says the same."""
+
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+from dataplatform.versions import ICEBERG_VERSION, SPARK_JARS, SPARK_VERSION
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+
+
+def test_pyspark_is_pinned_to_the_version_of_spark() -> None:
+    assert f"pyspark=={SPARK_VERSION}" in PROJECT["dependencies"]
+    assert version("pyspark") == SPARK_VERSION
+
+
+def test_iceberg_runtime_is_the_one_for_this_spark() -> None:
+    minor = ".".join(SPARK_VERSION.split(".")[:2])
+    runtimes = [jar for jar in SPARK_JARS if ":iceberg-spark-runtime-" in jar]
+    assert [
+        jar.split(":")[1].startswith(f"iceberg-spark-runtime-{minor}_") for jar in runtimes
+    ] == [True]
+    assert runtimes[0].endswith(f":{ICEBERG_VERSION}")
