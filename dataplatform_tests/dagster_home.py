@@ -1,0 +1,53 @@
+"""A home of its own for `dagster asset materialize`, run as a user runs it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class DagsterHome:
+    """A folder with Dagster's home and a lake's, and the settings that the runs get.
+
+    Args:
+        root: where both lie.
+        settings: `DATAPLATFORM_*` variables.
+    """
+
+    root: Path
+    settings: dict[str, str]
+
+    @property
+    def lake(self) -> Path:
+        """The home of the lakes."""
+        return self.root / "lake"
+
+    def materialize(self, select: str = "*", **options: str) -> subprocess.CompletedProcess[str]:
+        """Run `dagster asset materialize`; `options` are further ones, such as `partition`."""
+        home = self.root / "dagster"
+        home.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / "dagster.yaml", home)
+        own = {k: v for k, v in os.environ.items() if not k.startswith("DATAPLATFORM_")}
+        named = {"DAGSTER_HOME": str(home), "DATAPLATFORM_HOME": str(self.lake)}
+        command = [sys.executable, "-m", "dagster", "asset", "materialize", "--select", select]
+        command += ["-m", "dataplatform.definitions"]
+        for name, value in options.items():
+            command += [f"--{name.replace('_', '-')}", value]
+        done = subprocess.run(
+            command,
+            check=False,
+            # Not the repository's folder: a developer's `.env` lies there.
+            cwd=self.root,
+            env={**own, **named, **self.settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=840,
+        )
+        (self.root / f"log-{len(list(self.root.glob('log-*')))}").write_text(done.stdout)
+        return done
