@@ -1,0 +1,59 @@
+"""The whole lineage on the bundled recordings, as CI and a first-time user run it."""
+
+import pytest
+
+from dataplatform.lake.query import EmbeddedEngine
+from dataplatform.lake.spec import NAMESPACE
+from dataplatform.resources.lake import LakeResource
+from dataplatform.tables import all_specs
+from dataplatform_tests.dagster_home import DagsterHome
+
+DAY = "2025-01-05"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> DagsterHome:
+    home = DagsterHome(tmp_path_factory.mktemp("recorded"), {"DATAPLATFORM_ORIGIN": "recorded"})
+    done = home.materialize(partition=DAY)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return home
+
+
+def lake(home: DagsterHome) -> LakeResource:
+    return LakeResource(home=str(home.lake), origin="recorded")
+
+
+def snapshots(home: DagsterHome) -> dict[str, int | None]:
+    catalog = lake(home).catalog()
+    tables = {name: catalog.load_table(f"{NAMESPACE}.{name}") for name in all_specs()}
+    return {name: t.metadata.current_snapshot_id for name, t in tables.items()}
+
+
+def stored(home: DagsterHome) -> dict[str, int]:
+    """Every file of the warehouse and of the raw zone, with the time it was written."""
+    folders = lake(home).folders
+    files = [*folders.warehouse.rglob("*"), *folders.datalake.rglob("*")]
+    return {str(p): p.stat().st_mtime_ns for p in files if p.is_file()}
+
+
+def test_a_second_run_changes_nothing(built: DagsterHome) -> None:
+    before = snapshots(built), stored(built)
+    assert None not in [v for k, v in before[0].items() if k != "quarantine"]
+    again = built.materialize(partition=DAY)
+    assert again.returncode == 0, again.stdout[-4000:]
+    assert snapshots(built) == before[0]
+    assert stored(built) == before[1]
+
+
+def test_the_views_answer_with_recorded_prices(built: DagsterHome) -> None:
+    target = lake(built)
+    engine = EmbeddedEngine(target.folders, target.catalog())
+    rows = engine.query("SELECT * FROM analytics.latest_prices").rows
+    assert len(rows) >= 25
+
+
+def test_one_asset_is_backfilled_over_a_range(built: DagsterHome) -> None:
+    done = built.materialize("key:raw/market_chart", partition_range="2025-01-06...2025-01-09")
+    assert done.returncode == 0, done.stdout[-4000:]
