@@ -22,6 +22,7 @@ from dagster import (
     FreshnessPolicy,
     MaterializeResult,
     MetadataValue,
+    RetryRequested,
     TableColumn,
     TableColumnConstraints,
     TableConstraints,
@@ -79,20 +80,24 @@ def _build(
     declared: Mapping[str, TableSpec],
     selected: set[str],
 ) -> Iterator[MaterializeResult | AssetCheckResult]:
-    from dataplatform.lake.build import AuditFailedError, Builder, Lake
+    from dataplatform.lake.build import AuditFailedError, Builder, CommitConflictError, Lake
+    from dataplatform.lake.writer_lock import LakeBusyError
 
     target = Lake(lake.raw_zone, lake.catalog(), ALL_ENDPOINTS, lake.lake_origin)
     builder = Builder(target, declared, lambda: spark.session(lake))
-    with lake.writer_lock(context.run.run_id):
-        try:
+    try:
+        with lake.writer_lock(context.run.run_id):
             for result in builder.build(selected):
                 context.log.info(_sentence(result))
                 yield _materialized(declared[result.table], result, target)
-        except AuditFailedError as error:
-            # The same rows fail the same audit: a person has to look.
-            context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
-            yield from _check_results(declared[error.result.table], error.result)
-            raise Failure(str(error), allow_retries=False) from None
+    except (CommitConflictError, LakeBusyError) as error:
+        # Another writer was in the way; what triggered this run will not trigger it again.
+        raise RetryRequested(max_retries=2, seconds_to_wait=60) from error
+    except AuditFailedError as error:
+        # The same rows fail the same audit: a person has to look.
+        context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
+        yield from _check_results(declared[error.result.table], error.result)
+        raise Failure(str(error), allow_retries=False) from None
 
 
 def _sentence(result: Any) -> str:
@@ -150,10 +155,16 @@ def _preview(rows: Iterable[Mapping[str, str]]) -> str:
 
 
 def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
-    """Yield every declared check; with nothing new, what was audited before still holds."""
+    """Yield every declared check that was audited.
+
+    With nothing new only the blocking ones are: they held, or the rows would not be published. A
+    warning of an earlier build is not turned green by a run that looked at nothing.
+    """
     found = {check.name: check for check in result.checks}
     for declared in audited(spec):
         check = found.get(declared.name)
+        if check is None and not declared.blocking:
+            continue
         violations = check.violations if check else 0
         metadata: dict[str, Any] = {"violations": violations, "audited": check is not None}
         if check and check.sample:

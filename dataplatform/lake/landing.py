@@ -195,11 +195,16 @@ def commit(zone: RawZone, manifest: Manifest) -> Landing:
 
 def write_body(zone: RawZone, slot: Slot, stem: str, suffix: str, body: bytes) -> tuple[str, int]:
     """Write a body, compressed, under a name that holds its digest; return key and stored size."""
-    key = f"{slot.folder}/{stem}.{sha256(body)[:12]}.{suffix}.gz"
+    key = f"{slot.folder}/{visible(stem)}.{sha256(body)[:12]}.{suffix}.gz"
     # mtime=0: the same body gives the same bytes.
     packed = gzip.compress(body, compresslevel=6, mtime=0)
     zone.store.put(key, packed)
     return key, len(packed)
+
+
+def visible(name: str) -> str:
+    """Return a file name that Spark reads: it passes over those that begin with `_` or `.`."""
+    return f"file{name}" if name.startswith(("_", ".")) else name
 
 
 def raw_file(

@@ -4,6 +4,7 @@ Every field is read as text first and cast after: so the reason can name the fie
 field costs its record, not its file.
 """
 
+import csv
 import gzip
 import re
 from collections.abc import Iterable, Mapping
@@ -118,7 +119,8 @@ class RecordReader:
             return [self._inline(rows, "raw_key string, record string")]
         if name == "parquet":
             return [self._parquet(file.key) for file in files]
-        split = "split(trim(body), '\\\\r?\\\\n')" if name == "jsonl" else endpoint.records_sql
+        lines = "filter(split(body, '\\\\r?\\\\n'), line -> length(trim(line)) > 0)"
+        split = lines if name == "jsonl" else endpoint.records_sql
         return [self._bodies([file.key for file in files], split)]
 
     def _bodies(self, keys: list[str], records_sql: str) -> "DataFrame":
@@ -147,9 +149,11 @@ class RecordReader:
         from pyspark.sql.types import StringType, StructType
 
         schema = StructType()
-        for number, name in enumerate(header.split(",")):
+        for number, name in enumerate(next(csv.reader([header]))):
             schema = schema.add(name.strip(' "') or f"column_{number}", StringType())
-        reader = self.spark.read.options(header=True, multiLine=True, encoding="UTF-8")
+        reader = self.spark.read.options(
+            header=True, multiLine=True, encoding="UTF-8", quote='"', escape='"'
+        )
         rows = reader.schema(schema).csv([self.zone.store.uri(key) for key in keys])
         columns = [F.col(f"`{name}`") for name in schema.fieldNames()]
         return rows.select(self._key(), F.to_json(F.struct(*columns)).alias("record"))
@@ -211,7 +215,7 @@ def _reason(field: Field) -> str:
         pattern = field.pattern.replace("\\", "\\\\").replace("'", "\\'")
         cases.append(f"WHEN NOT {value} RLIKE '^(?:{pattern})$' THEN '{field.name}: malformed'")
     if field.valid is not None:
-        cases.append(f"WHEN NOT ({field.valid}) THEN '{field.name}: not valid'")
+        cases.append(f"WHEN NOT coalesce({field.valid}, false) THEN '{field.name}: not valid'")
     return "CASE " + " ".join(cases) + " END"
 
 

@@ -35,6 +35,8 @@ def local_conf(memory: str) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "2",
         "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
+        # pandas writes time stamps in ns; refusing them would refuse the file's other columns too.
+        "spark.sql.legacy.parquet.nanosAsLong": "true",
         "spark.log.level": "ERROR",
     }
 

@@ -141,7 +141,7 @@ class CoinGeckoResource(ConfigurableResource):
             spoke = key_is_bad or error.code is not None or error.status in (401, 429)
             return Reachability(spoke, str(error))
         there = isinstance(answer, dict) and "gecko_says" in answer
-        return Reachability(there, f"{self._address} answers" + ("" if there else " strangely"))
+        return Reachability(there, "the API answers" + ("" if there else " strangely"))
 
     def key_usage(self) -> KeyUsage | None:
         """Return what the API says about a pro key; None for other tiers, which have no `/key`."""

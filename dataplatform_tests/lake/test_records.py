@@ -79,3 +79,32 @@ def test_a_date_that_no_calendar_has_is_rejected(lake: TinyLake) -> None:
         "28-02-2026": "",
         "2026-02-27": "",
     }
+
+
+@pytest.mark.parametrize("day", ["15-03-2205", "0205-03-15", "02-03-2026"])
+def test_a_mistyped_year_or_a_day_to_come_is_rejected(lake: TinyLake, day: str) -> None:
+    text = f"date,coingecko_coin_id,price_usd\n{day},a,1\n"
+    landing = land_file(lake.zone, "p.csv", text.encode(), at("2026-02-28T10:00:00"), "live")
+    (row,) = parsed(lake, inbox, landing.manifest)
+    assert row["reject_reason"] == "date: not valid"
+
+
+@pytest.mark.parametrize("name", ["_prices.csv", "Übersicht (1).csv", ".x/_p.jsonl"])
+def test_a_file_whose_name_spark_would_pass_over_is_read(lake: TinyLake, name: str) -> None:
+    text = "date,coingecko_coin_id,price_usd\n28-02-2026,a,2\n"
+    if name.endswith("jsonl"):
+        text = '{"date": "28-02-2026", "coingecko_coin_id": "a", "price_usd": 2}\n'
+    landing = land_file(lake.zone, name, text.encode(), at("2026-03-01T10:00:00"), "live")
+    (row,) = parsed(lake, inbox, landing.manifest)
+    assert (row["price_usd"], row["reject_reason"]) == (2.0, "")
+
+
+def test_quoted_csv_columns_keep_their_places(lake: TinyLake) -> None:
+    text = (
+        'date,coingecko_coin_id,"name, long",price_usd,price_eur\n'
+        '28-02-2026,a,"say ""a"", b\\",2,3\n27-02-2026,b,plain,4,5\n'
+    )
+    landing = land_file(lake.zone, "p.csv", text.encode(), at("2026-03-01T10:00:00"), "live")
+    rows = parsed(lake, inbox, landing.manifest)
+    found = {r["coingecko_coin_id"]: (r["price_usd"], r["price_eur"]) for r in rows}
+    assert found == {"a": (2.0, 3.0), "b": (4.0, 5.0)}

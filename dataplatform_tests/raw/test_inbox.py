@@ -184,3 +184,26 @@ def test_a_file_that_grows_while_it_is_read_waits(
     monkeypatch.undo()
     (landing,) = land(zone)
     assert landing.manifest.files[0].records == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"date,coingecko_coin_id,price_usd,price_usd", b"date,Date,coingecko_coin_id,price_usd"],
+)
+def test_columns_that_spark_does_not_tell_apart_are_refused(header: bytes) -> None:
+    found = examine("a.csv", header + b"\n01-01-2025,bitcoin,1,2\n")
+    assert found.format == "unknown"
+    assert found.problem is not None
+    assert "column" in found.problem
+
+
+def test_a_refused_file_dropped_again_under_a_readable_name_lands(zone: RawZone) -> None:
+    zone.store.put("inbox/prices.txt", CSV)
+    (refused,) = land(zone)
+    assert refused.manifest.files[0].problem
+    zone.store.put("inbox/prices.csv", CSV)
+    (landed,) = land(zone)
+    assert (landed.fetched, landed.manifest.files[0].format) == (True, "csv")
+    zone.store.put("inbox/again.csv", CSV)
+    assert [landing.fetched for landing in land(zone)] == [False]
+    assert dropped(zone) == []
