@@ -83,7 +83,7 @@ class ApiClient:
         """
         if not all(re.fullmatch(r"[!-~]+", secret) for secret in self.secret_headers.values()):
             raise PermanentApiError(
-                _without_userinfo(self.base_url),
+                without_userinfo(self.base_url),
                 "the API key has characters that no header can carry",
                 "set the key again, without blanks and line ends",
             )
@@ -144,7 +144,7 @@ class ApiClient:
             params=dict(params),
             timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
         )
-        shown = _without_userinfo(str(request.url))
+        shown = without_userinfo(str(request.url))
         try:
             status, headers, body = self._receive(request, timeout or self.patience.whole)
         except httpx.TimeoutException as error:
@@ -219,7 +219,8 @@ def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def _without_userinfo(url: str) -> str:
+def without_userinfo(url: str) -> str:
+    """Return the address as it may be shown: without the user and password of a proxy."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
