@@ -141,7 +141,9 @@ class CoinGeckoResource(ConfigurableResource):
             spoke = key_is_bad or error.code is not None or error.status in (401, 429)
             return Reachability(spoke, str(error))
         there = isinstance(answer, dict) and "gecko_says" in answer
-        return Reachability(there, f"{without_userinfo(self._address)} answers" + ("" if there else " strangely"))
+        return Reachability(
+            there, f"{without_userinfo(self._address)} answers" + ("" if there else " strangely")
+        )
 
     def key_usage(self) -> KeyUsage | None:
         """Return what the API says about a pro key; None for other tiers, which have no `/key`."""
