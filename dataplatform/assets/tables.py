@@ -180,8 +180,7 @@ def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
 
 def audited(spec: TableSpec) -> tuple[Check, ...]:
     """Return every check of a table, that of its keys included."""
-    unique = Check("keys_unique", "", f"One row for each {', '.join(spec.keys)}.")
-    return (unique, *spec.all_checks)
+    return (spec.keys_check, *spec.all_checks)
 
 
 def _check_specs(spec: TableSpec) -> list[AssetCheckSpec]:
@@ -245,11 +244,10 @@ def _schema(spec: TableSpec) -> TableSchema:
 
 
 def _column(column: Column, spec: TableSpec) -> TableColumn:
-    doc = f"{column.doc} [{column.unit}]" if column.unit else column.doc
     required = column.required or column.name in spec.keys
     return TableColumn(
         column.name,
         column.type,
-        description=doc,
+        description=column.documentation,
         constraints=TableColumnConstraints(nullable=not required),
     )

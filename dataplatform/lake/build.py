@@ -32,7 +32,6 @@ from dataplatform.lake.state import (
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-UNIQUE_KEYS: Final = "keys_unique"
 _SAMPLE: Final = 5
 """How many violating rows a failed check shows."""
 
@@ -236,7 +235,7 @@ def _self_renamed(frames: dict[str, Any]) -> dict[str, Any]:
 class Change:
     """The rows that a build changes: `_op` is I, U or D."""
 
-    frame: "DataFrame | None"
+    frame: "DataFrame"
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
@@ -410,7 +409,6 @@ class Builder:
 
     def _write(self, plan: Plan, change: Change, state: TableState) -> int:
         """Write the change to the audit branch; returns the branch's snapshot."""
-        assert change.frame is not None  # noqa: S101  an empty change is not written
         name = plan.spec.name
         table = self.lake.catalog.load_table(identifier(name))
         self._branch(table, plan.base)
@@ -450,7 +448,6 @@ class Builder:
             self.spark.sql(f"ALTER TABLE {CATALOG}.{name} CREATE BRANCH {AUDIT_BRANCH}")
 
     def _merge(self, spec: TableSpec, change: Change, target: str) -> None:
-        assert change.frame is not None  # noqa: S101  an empty change is not written
         on = " AND ".join(f"t.`{key}` <=> s.`{key}`" for key in spec.keys)
         values = ", ".join(f"`{c.name}` = s.`{c.name}`" for c in spec.columns)
         names = ", ".join(f"`{c.name}`" for c in spec.columns)
@@ -476,8 +473,7 @@ class Builder:
             f"SELECT coalesce(sum(CASE WHEN copies > 1 THEN copies END), 0), {sums} FROM ({inner})"
         )
         duplicates, *violations = self.spark.sql(query, branch=branch).collect()[0]
-        unique = Check(UNIQUE_KEYS, "", f"One row for each {', '.join(spec.keys)}.")
-        results = [_check_result(unique, duplicates, [])]
+        results = [_check_result(spec.keys_check, duplicates, [])]
         for check, count in zip(spec.all_checks, violations, strict=True):
             sample = branch.where(check.violated).limit(_SAMPLE).collect() if count else []
             results.append(_check_result(check, count or 0, [row.asDict() for row in sample]))
@@ -528,7 +524,6 @@ def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFram
 
 
 def _preview(change: Change) -> list[dict[str, str]]:
-    assert change.frame is not None  # noqa: S101  only a published change is shown
     rows = change.frame.where("_op <> 'D'").drop("_op").limit(_SAMPLE).collect()
     return [{name: str(value) for name, value in row.asDict().items()} for row in rows]
 

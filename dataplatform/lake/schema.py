@@ -74,12 +74,11 @@ def iceberg_schema(columns: tuple[Column, ...]) -> Schema:
 
 def _nested(column: Column, ids: Iterator[int]) -> NestedField:
     field_id = next(ids)
-    doc = f"{column.doc} [{column.unit}]" if column.unit else column.doc
     if column.type == "array<string>":
         kind: IcebergType = ListType(next(ids), StringType(), element_required=False)
     else:
         kind = _SCALARS[column.type]
-    return NestedField(field_id, column.name, kind, required=False, doc=doc)
+    return NestedField(field_id, column.name, kind, required=False, doc=column.documentation)
 
 
 def partition_spec(spec: TableSpec, schema: Schema) -> PartitionSpec:

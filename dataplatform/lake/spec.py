@@ -25,6 +25,11 @@ class Column:
     unit: str | None = None
     required: bool = False
 
+    @property
+    def documentation(self) -> str:
+        """What the column means, with its unit in brackets."""
+        return f"{self.doc} [{self.unit}]" if self.unit else self.doc
+
 
 @dataclass(frozen=True)
 class Check:
@@ -118,6 +123,11 @@ class TableSpec:
     replace_days: bool = False
     in_order: bool = False
     freshness_hours: float = 26.0
+
+    @property
+    def keys_check(self) -> Check:
+        """The check that no key stands twice; it counts rows, so no row rule expresses it."""
+        return Check("keys_unique", "", f"One row for each {', '.join(self.keys)}.")
 
     @property
     def all_checks(self) -> tuple[Check, ...]:
