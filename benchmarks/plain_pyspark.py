@@ -779,16 +779,16 @@ WHERE is_wanted
 TABLES: Final[Mapping[str, tuple[str, str]]] = {
     "market_snapshots": (MARKET_SNAPSHOTS, "days(snapshot_at)"),
     "price_points": (PRICE_POINTS, "months(observed_at)"),
-    "ohlc": (OHLC_CANDLES, "months(closed_at)"),
+    "ohlc": (OHLC_CANDLES, "years(closed_at)"),
     "categories": (CATEGORIES, "months(snapshot_at)"),
     "global_market": (GLOBAL_MARKET, "months(snapshot_at)"),
     "exchanges": (EXCHANGES, "months(snapshot_at)"),
     "coins": (COINS, ""),
     "coin_platforms": (COIN_PLATFORMS, ""),
-    "daily_prices": (DAILY_PRICES, "months(day)"),
-    "coin_metrics_daily": (COIN_METRICS_DAILY, "months(day)"),
+    "daily_prices": (DAILY_PRICES, "years(day)"),
+    "coin_metrics_daily": (COIN_METRICS_DAILY, "years(day)"),
     "market_daily": (MARKET_DAILY, "years(day)"),
-    "correlations": (CORRELATIONS, "months(day)"),
+    "correlations": (CORRELATIONS, "years(day)"),
 }
 
 

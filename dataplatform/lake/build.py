@@ -1,25 +1,29 @@
 """Builds tables: plan, transform, write to a branch, audit, publish.
 
 The plan is made from metadata alone, before a JVM is started: a table whose inputs have not changed
-costs a few file reads. What a build changes, and what it has read, is committed together.
+costs a few file reads. What a build changes, and what it has read, is committed together. Tables
+that do not read each other are built side by side.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import Snapshot
 
 from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.inspect import live_rows, sample
 from dataplatform.lake.manifest import Arrival, Cursor, Manifest, Origin, RawZone, advance
 from dataplatform.lake.records import RecordReader, by_endpoint, newest_fetch
 from dataplatform.lake.schema import AUDIT_BRANCH, ensure_table, identifier, load_table
+from dataplatform.lake.side_by_side import side_by_side
 from dataplatform.lake.spec import CATALOG, Check, TableSpec
 from dataplatform.lake.state import (
     ALL_DAYS,
@@ -33,7 +37,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _SAMPLE: Final = 5
-"""How many violating rows a failed check shows."""
+"""How many rows a preview and a failed check show."""
+_WORKERS: Final = 2
+"""How many tables are built at once: Spark plans on one core, and planning is most of a small build."""
 
 Status = Literal["published", "unchanged"]
 
@@ -99,6 +105,7 @@ class Plan:
         spec: the table.
         base: the published snapshot that the build starts from; None, an empty table.
         state: what the table knows.
+        rows: how many are published.
         arrivals: raw slots not read yet.
         manifests: what those slots hold.
         upstream: the snapshot of each upstream table that will be read.
@@ -109,6 +116,7 @@ class Plan:
     spec: TableSpec
     base: int | None
     state: TableState
+    rows: int = 0
     arrivals: list[Arrival] = field(default_factory=list)
     manifests: list[Manifest] = field(default_factory=list)
     upstream: dict[str, int] = field(default_factory=dict)
@@ -145,7 +153,8 @@ class Lake:
             manifests = [self._manifest(arrival) for arrival in arrivals]
         upstream, changed = self._upstream(spec, state)
         base = head.snapshot_id if head else None
-        return Plan(spec, base, state, arrivals, manifests, upstream, changed, rebuild)
+        rows = live_rows(head) if head else 0
+        return Plan(spec, base, state, rows, arrivals, manifests, upstream, changed, rebuild)
 
     def _manifest(self, arrival: Arrival) -> Manifest:
         manifest = self.zone.manifest(arrival.slot)
@@ -233,10 +242,14 @@ def _self_renamed(frames: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Change:
-    """The rows that a build changes: `_op` is I, U or D."""
+    """The rows that a build changes: `_op` is I, U or D.
+
+    The first rows of a table have no `_op`, and `inserted` is None until they are written: to count
+    them before would compute them twice.
+    """
 
     frame: "DataFrame"
-    inserted: int = 0
+    inserted: int | None = 0
     updated: int = 0
     deleted: int = 0
     days: tuple[str, str] | None = None
@@ -244,7 +257,12 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """Whether nothing changes."""
-        return not (self.inserted or self.updated or self.deleted)
+        return self.inserted == 0 and not (self.updated or self.deleted)
+
+    @property
+    def only_inserts(self) -> bool:
+        """Whether published rows stay as they are."""
+        return not (self.updated or self.deleted)
 
 
 class Builder:
@@ -263,28 +281,41 @@ class Builder:
         self.lake = lake
         self.specs = specs
         self._start = spark
+        self._session: SparkSession | None = None
         self._cache: dict[tuple[str, tuple[str, ...]], DataFrame] = {}
+        self._lock = threading.Lock()
 
-    @cached_property
+    @property
     def spark(self) -> "SparkSession":
         """The session."""
-        return self._start()
+        with self._lock:
+            if self._session is None:
+                self._session = self._start()
+            return self._session
 
     def build(self, names: Iterable[str]) -> Iterator[TableResult]:
-        """Build the named tables in dependency order, yielding each result as it is published.
+        """Build the named tables, each after those it reads; yields each as it is published.
 
         Raises:
-            AuditFailedError: a blocking check failed; later tables are not built.
+            AuditFailedError: a blocking check failed; no further table was begun.
         """
         wanted = set(names)
+        needs = {name: wanted.intersection(self.specs[name].upstream) for name in wanted}
         try:
-            for spec in self.specs.values():
-                if spec.name in wanted:
-                    yield self.build_table(spec)
+            yield from side_by_side(
+                needs,
+                lambda name: self.build_table(self.specs[name]),
+                workers=_WORKERS,
+                interrupt=self._cancel,
+            )
         finally:
             self._cache.clear()
-            if "spark" in self.__dict__:
-                self.spark.catalog.clearCache()
+            if self._session is not None:
+                self._session.catalog.clearCache()
+
+    def _cancel(self) -> None:
+        if self._session is not None:
+            self._session.sparkContext.cancelAllJobs()
 
     def build_table(self, spec: TableSpec) -> TableResult:
         """Bring one table up to its inputs; `unchanged` where they have nothing new."""
@@ -296,18 +327,18 @@ class Builder:
         for name in spec.upstream:
             ensure_table(self.lake.catalog, self.specs[name])
         change = self._change(plan)
-        state = self._next_state(plan, change)
         if change.is_empty:
-            self._record(table, state)
+            self._record(table, self._next_state(plan, change))
             return self._unchanged(plan, started)
-        result = self._write_audit_publish(plan, change, state)
+        result = self._write_audit_publish(plan, change)
+        change.frame.unpersist()
         return result.model_copy(update={"seconds": time.monotonic() - started})
 
     def _unchanged(self, plan: Plan, started: float) -> TableResult:
         return TableResult(
             table=plan.spec.name,
             status="unchanged",
-            rows=plan.state.rows,
+            rows=plan.rows,
             raw_files=_files(plan),
             snapshot_id=plan.base,
             seconds=time.monotonic() - started,
@@ -316,11 +347,12 @@ class Builder:
     def _next_state(self, plan: Plan, change: Change) -> TableState:
         fetched = newest_fetch(plan.manifests)
         newest = max((t for t in (fetched, plan.state.newest) if t), default=None)
+        counted = change.inserted is not None
         return TableState(
             cursor=advance(plan.state.cursor, plan.arrivals, datetime.now(UTC)),
             upstream=plan.upstream,
             newest=newest,
-            rows=plan.state.rows + change.inserted - change.deleted,
+            rows=plan.rows + change.inserted - change.deleted if counted else None,
             changed=change.days,
         )
 
@@ -331,10 +363,11 @@ class Builder:
 
     def _parsed(self, endpoint: str, manifests: list[Manifest]) -> "DataFrame":
         key = (endpoint, tuple(sorted(m.key for m in manifests)))
-        if key not in self._cache:
-            reader = RecordReader(self.spark, self.lake.zone)
-            self._cache[key] = reader.parsed(self.lake.endpoints[endpoint], manifests).persist()
-        return self._cache[key]
+        reader = RecordReader(self.spark, self.lake.zone)
+        with self._lock:
+            if key not in self._cache:
+                self._cache[key] = reader.parsed(self.lake.endpoints[endpoint], manifests).persist()
+            return self._cache[key]
 
     def _change(self, plan: Plan) -> Change:
         from pyspark.sql import functions as F
@@ -344,6 +377,8 @@ class Builder:
         rows = spec.transform(inputs).select(
             *[F.col(f"`{c.name}`").cast(c.type).alias(c.name) for c in spec.columns]
         )
+        if plan.base is None:
+            return Change(rows, None, days=ALL_DAYS)
         marked = self._marked(plan, rows).where("_op IS NOT NULL").persist()
         counts = marked.agg(*_counts(spec)).collect()[0]
         days = (counts["first_day"], counts["last_day"]) if counts["first_day"] else None
@@ -355,8 +390,6 @@ class Builder:
         """Add `_op` to the rows: I where the key is new, U where a value differs, else null."""
         from pyspark.sql import functions as F
 
-        if plan.base is None:
-            return rows.withColumn("_op", F.lit("I"))
         rows = rows.persist()
         published = self._published(plan, rows)
         source, target = rows.alias("s"), published.alias("t")
@@ -386,53 +419,63 @@ class Builder:
             return published.where("false")
         return published.where(F.col(column).between(F.lit(first), F.lit(last)))
 
-    def _write_audit_publish(self, plan: Plan, change: Change, state: TableState) -> TableResult:
+    def _write_audit_publish(self, plan: Plan, change: Change) -> TableResult:
         spec = plan.spec
-        head = self._write(plan, change, state)
-        checks = self._audit(spec, change.days)
+        snapshot, change = self._write(plan, change)
+        checks, days = ([], None) if change.is_empty else self._audit(spec, change.days)
         result = TableResult(
             table=spec.name,
-            status="published",
-            rows=state.rows,
-            inserted=change.inserted,
+            status="unchanged" if change.is_empty else "published",
+            rows=live_rows(snapshot),
+            inserted=change.inserted or 0,
             updated=change.updated,
             deleted=change.deleted,
             raw_files=_files(plan),
-            snapshot_id=head,
-            changed=change.days,
+            snapshot_id=snapshot.snapshot_id,
+            changed=days if change.days == ALL_DAYS else change.days,
             checks=checks,
         )
-        if any(check.blocking and not check.passed for check in checks):
+        if any(check.blocking and not check.passed for check in result.checks):
             raise AuditFailedError(result)
-        self._publish(plan, head)
-        return result.model_copy(update={"preview": _preview(change)})
+        table = self._publish(plan, snapshot.snapshot_id)
+        rows = sample(table, _SAMPLE, spec.day_column, change.days)
+        return result.model_copy(update={"preview": rows})
 
-    def _write(self, plan: Plan, change: Change, state: TableState) -> int:
+    def _write(self, plan: Plan, change: Change) -> tuple[Snapshot, Change]:
         """Write the change to the audit branch; returns the branch's snapshot."""
-        name = plan.spec.name
-        table = self.lake.catalog.load_table(identifier(name))
+        table = self.lake.catalog.load_table(identifier(plan.spec.name))
         self._branch(table, plan.base)
-        target = f"{CATALOG}.{identifier(name)}.branch_{AUDIT_BRANCH}"
-        if change.updated or change.deleted:
-            self._merge(plan.spec, change, target)
-            table.refresh()
-            merged = table.refs()[AUDIT_BRANCH].snapshot_id
-            table.append(
-                table.schema().as_arrow().empty_table(),
-                snapshot_properties=state.model_copy(update={"covers": merged}).summary,
-                branch=AUDIT_BRANCH,
-            )
+        target = f"{CATALOG}.{identifier(plan.spec.name)}.branch_{AUDIT_BRANCH}"
+        state = self._next_state(plan, change)
+        if change.only_inserts:
+            self._append(plan.spec, change, target, state)
         else:
-            writer = (
-                change.frame.drop("_op")
-                .sortWithinPartitions(*_clustered(plan.spec))
-                .writeTo(target)
-            )
-            for key, value in state.summary.items():
-                writer = writer.option(f"snapshot-property.{key}", value)
-            writer.option("fanout-enabled", "true").append()
+            self._merge(plan.spec, change, target)
+            self._seal(table, state)
         table.refresh()
-        return table.refs()[AUDIT_BRANCH].snapshot_id
+        snapshot = table.snapshot_by_name(AUDIT_BRANCH)
+        assert snapshot is not None  # noqa: S101  just written
+        if change.inserted is None:
+            change = replace(change, inserted=live_rows(snapshot))
+        return snapshot, change
+
+    def _append(self, spec: TableSpec, change: Change, target: str, state: TableState) -> None:
+        """Append rows, with the state in the same snapshot."""
+        rows = change.frame.drop("_op").sortWithinPartitions(*_clustered(spec))
+        writer = rows.writeTo(target).option("fanout-enabled", "true")
+        for key, value in state.summary.items():
+            writer = writer.option(f"snapshot-property.{key}", value)
+        writer.append()
+
+    def _seal(self, table: Table, state: TableState) -> None:
+        """Commit the state after a MERGE, which can't carry any."""
+        table.refresh()
+        merged = table.refs()[AUDIT_BRANCH].snapshot_id
+        table.append(
+            table.schema().as_arrow().empty_table(),
+            snapshot_properties=state.model_copy(update={"covers": merged}).summary,
+            branch=AUDIT_BRANCH,
+        )
 
     def _branch(self, table: Table, base: int | None) -> None:
         """Point the audit branch at the published snapshot; what an earlier run left is dropped."""
@@ -460,36 +503,46 @@ class Builder:
             change=change.frame,
         )
 
-    def _audit(self, spec: TableSpec, days: tuple[str, str] | None) -> list[CheckResult]:
-        """Run every check on the audit branch, over the days that changed, in one query."""
+    def _audit(
+        self, spec: TableSpec, days: tuple[str, str] | None
+    ) -> tuple[list[CheckResult], tuple[str, str] | None]:
+        """Run every check on the audit branch, over the days that changed, in one query.
+
+        Returns the results, and the first and last day of the rows that were audited.
+        """
         branch = self._audited_rows(spec, days)
         columns = [
             f"sum(CASE WHEN {c.violated} THEN 1 ELSE 0 END) AS v{i}"
             for i, c in enumerate(spec.all_checks)
         ]
-        inner = f"SELECT count(*) AS copies, {', '.join(columns)} FROM {{branch}} GROUP BY {', '.join(spec.keys)}"
+        day = f"CAST({spec.day_column or 'NULL'} AS DATE)"
+        found = [f"min({day}) AS first_day", f"max({day}) AS last_day", "count(*) AS copies"]
+        keys = ", ".join(spec.keys)
+        inner = f"SELECT {', '.join([*found, *columns])} FROM {{branch}} GROUP BY {keys}"
         sums = ", ".join(f"sum(v{i})" for i in range(len(spec.all_checks)))
-        query = (
-            f"SELECT coalesce(sum(CASE WHEN copies > 1 THEN copies END), 0), {sums} FROM ({inner})"
-        )
-        duplicates, *violations = self.spark.sql(query, branch=branch).collect()[0]
+        first, last, duplicates, *violations = self.spark.sql(
+            f"SELECT CAST(min(first_day) AS STRING), CAST(max(last_day) AS STRING),"
+            f" coalesce(sum(CASE WHEN copies > 1 THEN copies END), 0), {sums} FROM ({inner})",
+            branch=branch,
+        ).collect()[0]
         results = [_check_result(spec.keys_check, duplicates, [])]
         for check, count in zip(spec.all_checks, violations, strict=True):
             sample = branch.where(check.violated).limit(_SAMPLE).collect() if count else []
             results.append(_check_result(check, count or 0, [row.asDict() for row in sample]))
-        return results
+        return results, (first, last) if first else None
 
     def _audited_rows(self, spec: TableSpec, days: tuple[str, str] | None) -> "DataFrame":
         from pyspark.sql import functions as F
 
         rows = _version(self.spark, spec.name, AUDIT_BRANCH)
-        if spec.day_column is None or days is None:
+        if spec.day_column is None or days in (None, ALL_DAYS):
             return rows
+        assert days is not None  # noqa: S101  excluded above
         first, last = (F.lit(day).cast("date") for day in days)
         return rows.where(F.col(spec.day_column).cast("date").between(first, last))
 
-    def _publish(self, plan: Plan, head: int) -> None:
-        """Move `main` to the audited snapshot, if nobody moved it meanwhile."""
+    def _publish(self, plan: Plan, head: int) -> Table:
+        """Move `main` to the audited snapshot, if nobody moved it meanwhile; returns the table."""
         table = self.lake.catalog.load_table(identifier(plan.spec.name))
         current = table.current_snapshot()
         if (current.snapshot_id if current else None) != plan.base:
@@ -500,6 +553,7 @@ class Builder:
         with table.manage_snapshots() as snapshots:
             snapshots.set_current_snapshot(snapshot_id=head)
             snapshots.remove_branch(AUDIT_BRANCH)
+        return table
 
 
 def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFrame":
@@ -521,11 +575,6 @@ def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFram
             for c in spark.table(name).schema
         ]
     )
-
-
-def _preview(change: Change) -> list[dict[str, str]]:
-    rows = change.frame.where("_op <> 'D'").drop("_op").limit(_SAMPLE).collect()
-    return [{name: str(value) for name, value in row.asDict().items()} for row in rows]
 
 
 def _files(plan: Plan) -> int:

@@ -7,8 +7,9 @@ from typing import Any
 
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.types import DateType
 
-from dataplatform.lake.state import snapshot_state
+from dataplatform.lake.state import ALL_DAYS, snapshot_state
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def footprint(table: Table) -> Footprint:
         return Footprint(0, 0, 0, 0, None)
     summary = _summary(snapshot)
     return Footprint(
-        rows=_live_rows(snapshot),
+        rows=live_rows(snapshot),
         data_files=summary.get("total-data-files", 0),
         delete_files=summary.get("total-delete-files", 0),
         size=summary.get("total-files-size", 0),
@@ -87,6 +88,22 @@ def partitions(table: Table) -> list[PartitionInfo]:
     return sorted((_partition_info(row) for row in rows), key=lambda info: info.partition)
 
 
+def sample(
+    table: Table, limit: int, day_column: str | None = None, days: tuple[str, str] | None = None
+) -> list[dict[str, str]]:
+    """Return some published rows as text, of the days from the first to the last of `days`."""
+    scan = table.scan(limit=limit)
+    if day_column is not None and days not in (None, ALL_DAYS):
+        assert days is not None  # noqa: S101  excluded above
+        is_date = table.schema().find_type(day_column) == DateType()
+        start, end = ("", "") if is_date else ("T00:00:00+00:00", "T23:59:59.999999+00:00")
+        scan = scan.filter(
+            f"{day_column} >= '{days[0]}{start}' and {day_column} <= '{days[1]}{end}'"
+        )
+    rows = scan.to_arrow().to_pylist()
+    return [{name: str(value) for name, value in row.items()} for row in rows]
+
+
 def partitioning(table: Table) -> str:
     """Return the partition transforms as the specs write them, such as `month(day)`."""
     names = table.schema()
@@ -108,9 +125,11 @@ def _partition_info(row: Mapping[str, Any]) -> PartitionInfo:
 
 
 def _readable(name: str, value: object) -> str:
-    """Return a partition value as people write it: Iceberg counts months from 1970."""
+    """Return a partition value as people write it: Iceberg counts months and years from 1970."""
     if isinstance(value, int) and name.endswith("_month"):
         return f"{1970 + value // 12}-{value % 12 + 1:02}"
+    if isinstance(value, int) and name.endswith("_year"):
+        return str(1970 + value)
     return str(value)
 
 
@@ -122,13 +141,14 @@ def _snapshot_info(snapshot: Snapshot) -> SnapshotInfo:
         operation=str(snapshot.summary.operation.value) if snapshot.summary else "unknown",
         added=summary.get("added-records", 0),
         removed=summary.get("deleted-records", 0) + summary.get("added-position-deletes", 0),
-        rows=_live_rows(snapshot),
+        rows=live_rows(snapshot),
     )
 
 
-def _live_rows(snapshot: Snapshot) -> int:
+def live_rows(snapshot: Snapshot) -> int:
+    """Return how many rows readers of a snapshot see."""
     state = snapshot_state(snapshot)
-    if state is not None:
+    if state is not None and state.rows is not None:
         return state.rows
     summary = _summary(snapshot)
     # A merge-on-read table keeps deleted rows in its files until they are compacted.

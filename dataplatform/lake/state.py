@@ -27,7 +27,7 @@ class TableState(BaseModel):
         cursor: how far the arrivals log was read.
         upstream: the snapshot last read of each upstream table.
         newest: the newest fetch applied, for tables that apply listings in order.
-        rows: live rows after this snapshot.
+        rows: live rows after this snapshot; None, as many as its files hold.
         changed: first and last day that this snapshot changed; None, nothing.
         covers: the snapshot of the MERGE whose state this is, where it could not carry its own.
     """
@@ -37,7 +37,7 @@ class TableState(BaseModel):
     cursor: Cursor = Cursor()
     upstream: dict[str, int] = {}
     newest: datetime | None = None
-    rows: int = 0
+    rows: int | None = None
     changed: tuple[str, str] | None = None
     covers: int | None = None
 

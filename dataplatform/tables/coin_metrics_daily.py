@@ -157,7 +157,7 @@ spec = TableSpec(
         Column("origin", "string", "live, or recorded: the bundled recordings.", required=True),
     ),
     keys=("coin_id", "day"),
-    partitioning=("month(day)",),
+    partitioning=("year(day)",),
     sort_order=("coin_id", "day"),
     upstream=("daily_prices",),
     day_column="day",

@@ -146,7 +146,7 @@ spec = TableSpec(
         Column("origin", "string", "live, or recorded: the bundled recordings.", required=True),
     ),
     keys=("day", "coin_a", "coin_b"),
-    partitioning=("month(day)",),
+    partitioning=("year(day)",),
     sort_order=("day", "coin_a"),
     upstream=("daily_prices",),
     day_column="day",

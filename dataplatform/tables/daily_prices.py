@@ -281,7 +281,7 @@ spec = TableSpec(
         Column("raw_key", "string", "The raw file's key in the bucket `datalake`."),
     ),
     keys=("coin_id", "vs_currency", "day"),
-    partitioning=("month(day)",),
+    partitioning=("year(day)",),
     sort_order=("coin_id", "day"),
     endpoints=("inbox",),
     upstream=("price_points", "market_snapshots"),

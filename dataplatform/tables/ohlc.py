@@ -74,7 +74,7 @@ spec = TableSpec(
         *LINEAGE,
     ),
     keys=("coin_id", "vs_currency", "candle_minutes", "closed_at"),
-    partitioning=("month(closed_at)",),
+    partitioning=("year(closed_at)",),
     sort_order=("coin_id", "closed_at"),
     endpoints=("ohlc",),
     day_column="closed_at",
