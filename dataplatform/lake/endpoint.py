@@ -59,7 +59,7 @@ class Endpoint:
         page_size: `per_page`; pages are read until one is short. None: not paged.
         ignored: fields known to exist and deliberately not modelled: no drift.
         envelope: names at the top of a body that is an object around its records; a body that is
-            an array has none.
+            an array, or a map of records by id, has none.
         source: the top folder in the bucket `datalake`.
     """
 
