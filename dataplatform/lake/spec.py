@@ -101,8 +101,9 @@ class TableSpec:
         day_column: the date or timestamp column that says which days a change touches.
         replaces: SQL over the incoming row `s` and the published row `t` of the same key, true where
             `s` wins, so that files which arrive out of order end the same; None: `s` always wins.
-        replace_days: the transformation gives all rows of the days it touches: rows of those days
-            that it no longer gives are removed.
+        replace_days: the transformation gives all rows, and only those, of the days that changed in
+            the upstream tables and of so many days after the last of them: rows of those days that
+            it no longer gives are removed, be they all of a day. None: no row is ever removed.
         in_order: listings must be applied in the order they were fetched; one that arrives late
             makes the table build anew from all raw files.
         freshness_hours: how old the newest build may be before the table counts as stale.
@@ -120,9 +121,17 @@ class TableSpec:
     checks: tuple[Check, ...] = ()
     day_column: str | None = None
     replaces: str | None = None
-    replace_days: bool = False
+    replace_days: int | None = None
     in_order: bool = False
     freshness_hours: float = 26.0
+
+    def __post_init__(self) -> None:
+        """Refuse a declaration that can't be kept."""
+        if self.replace_days is not None and not (self.upstream and self.day_column):
+            raise ValueError(
+                f"{self.name}: replace_days needs upstream tables, whose changed days it speaks of,"
+                " and a day_column"
+            )
 
     @property
     def keys_check(self) -> Check:

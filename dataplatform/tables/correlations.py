@@ -150,7 +150,7 @@ spec = TableSpec(
     sort_order=("day", "coin_a"),
     upstream=("daily_prices",),
     day_column="day",
-    replace_days=True,
+    replace_days=WINDOW_DAYS,
     checks=(
         Check(
             "correlation_in_range",
