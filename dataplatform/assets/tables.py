@@ -30,6 +30,7 @@ from dagster import (
     multi_asset,
 )
 
+from dataplatform.assets.lineage import lineage_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, raw_key
 from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.spec import NAMESPACE, Check, Column, TableSpec
@@ -89,7 +90,7 @@ def _build(
         with lake.writer_lock(context.run.run_id):
             for result in builder.build(selected):
                 context.log.info(_sentence(result))
-                yield _materialized(declared[result.table], result, target)
+                yield _materialized(declared[result.table], declared, result, target)
     except (CommitConflictError, LakeBusyError) as error:
         # Another writer was in the way; what triggered this run will not trigger it again.
         raise RetryRequested(max_retries=2, seconds_to_wait=60) from error
@@ -109,7 +110,9 @@ def _sentence(result: Any) -> str:
     )
 
 
-def _materialized(spec: TableSpec, result: Any, lake: Any) -> MaterializeResult:
+def _materialized(
+    spec: TableSpec, declared: Mapping[str, TableSpec], result: Any, lake: Any
+) -> MaterializeResult:
     return MaterializeResult(
         asset_key=table_key(spec.name),
         metadata={
@@ -120,10 +123,21 @@ def _materialized(spec: TableSpec, result: Any, lake: Any) -> MaterializeResult:
             "deleted": result.deleted,
             "raw_files_read": result.raw_files,
             "seconds": round(result.seconds, 2),
+            **_lineage(spec, declared),
             **_footprint(spec, result, lake),
         },
         check_results=list(_check_results(spec, result)),
     )
+
+
+def _lineage(spec: TableSpec, declared: Mapping[str, TableSpec]) -> dict[str, Any]:
+    from dataplatform.lake.table_lineage import LineageUnknownError, table_lineage
+
+    try:
+        found = table_lineage(spec, declared, ALL_ENDPOINTS)
+    except LineageUnknownError as error:
+        return {"column_lineage_unknown": str(error)}
+    return {"dagster/column_lineage": lineage_metadata(found)}
 
 
 def _footprint(spec: TableSpec, result: Any, lake: Any) -> dict[str, Any]:

@@ -161,13 +161,8 @@ def _endpoint(endpoint: "Endpoint") -> Iterator[str]:
 
 
 def _field(field: "Field") -> tuple[str, ...]:
-    bounds = [
-        *([f"≥ {field.minimum:g}"] if field.minimum is not None else []),
-        *([f"≤ {field.maximum:g}"] if field.maximum is not None else []),
-        *([f"matches `{field.pattern}`"] if field.pattern else []),
-    ]
     required = "yes" if field.required else "no"
-    return (f"`{field.name}`", f"`{field.type}`", required, ", ".join(bounds))
+    return (f"`{field.name}`", f"`{field.type}`", required, field.bounds)
 
 
 def _codes(names: Sequence[str]) -> str:
