@@ -4,7 +4,7 @@ Any subset can be selected. Each table is reported as soon as it is published; t
 audit fails ends the build, because what reads it would be built on rows that nobody accepted.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -31,8 +31,10 @@ from dagster import (
 )
 
 from dataplatform.assets.lineage import lineage_metadata
+from dataplatform.assets.plots import markdown_table, plot_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, raw_key
 from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import NAMESPACE, Check, Column, TableSpec
 from dataplatform.raw.coingecko import ENDPOINTS
 from dataplatform.raw.inbox import inbox
@@ -141,7 +143,7 @@ def _lineage(spec: TableSpec, declared: Mapping[str, TableSpec]) -> dict[str, An
 
 
 def _footprint(spec: TableSpec, result: Any, lake: Any) -> dict[str, Any]:
-    """Return sizes, and a preview where something changed."""
+    """Return sizes, and a preview and a plot where something changed."""
     from dataplatform.lake.inspect import footprint
     from dataplatform.lake.schema import identifier
 
@@ -156,16 +158,28 @@ def _footprint(spec: TableSpec, result: Any, lake: Any) -> dict[str, Any]:
     if result.changed:
         found["changed_days"] = " to ".join(result.changed)
     if result.preview:
-        found["preview"] = MetadataValue.md(_preview(result.preview))
-    return found
+        rows = [list(row.values()) for row in result.preview]
+        found["preview"] = MetadataValue.md(markdown_table(list(result.preview[0]), rows))
+    return found | (_plot(spec, table) if result.status == "published" else {})
 
 
-def _preview(rows: Iterable[Mapping[str, str]]) -> str:
-    listed = list(rows)
-    header = " | ".join(listed[0])
-    rule = " | ".join("---" for _ in listed[0])
-    body = "\n".join("| " + " | ".join(row.values()) + " |" for row in listed)
-    return f"| {header} |\n| {rule} |\n{body}"
+def _plot(spec: TableSpec, table: Any) -> dict[str, Any]:
+    if spec.plot is None:
+        return {}
+    from dataplatform.lake.plot_rows import plot_rows
+
+    units = {column.name: column.unit for column in spec.columns if column.unit}
+    rows = plot_rows(table, spec.plot, spec.day_column)
+    plot = plot_metadata(spec.plot, rows, _title(spec, spec.plot, rows), units)
+    return {"plot": plot} if plot else {}
+
+
+def _title(spec: TableSpec, plot: TablePlot, rows: Any) -> str:
+    from dataplatform.lake.state import as_iso
+
+    moment = rows[spec.day_column][0].as_py() if spec.day_column and rows.num_rows else None
+    shown = f", {as_iso(moment)}" if moment and not plot.days else ""
+    return f"{spec.name}: {plot.title}{shown}"
 
 
 def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:

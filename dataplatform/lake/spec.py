@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from dataplatform.lake.plot import TablePlot
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
@@ -106,6 +108,7 @@ class TableSpec:
             it no longer gives are removed, be they all of a day. None: no row is ever removed.
         in_order: listings must be applied in the order they were fetched; one that arrives late
             makes the table build anew from all raw files.
+        plot: what is drawn of the table for its page; None where no picture says anything.
         freshness_hours: how old the newest build may be before the table counts as stale.
     """
 
@@ -123,6 +126,7 @@ class TableSpec:
     replaces: str | None = None
     replace_days: int | None = None
     in_order: bool = False
+    plot: TablePlot | None = None
     freshness_hours: float = 26.0
 
     def __post_init__(self) -> None:
