@@ -35,7 +35,7 @@ from dataplatform.assets.plots import markdown_table, plot_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, raw_key
 from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.plot import TablePlot
-from dataplatform.lake.spec import NAMESPACE, Check, Column, TableSpec
+from dataplatform.lake.spec import NAMESPACE, Column, TableSpec
 from dataplatform.raw.coingecko import ENDPOINTS
 from dataplatform.raw.inbox import inbox
 from dataplatform.resources.lake import LakeResource
@@ -189,7 +189,7 @@ def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
     warning of an earlier build is not turned green by a run that looked at nothing.
     """
     found = {check.name: check for check in result.checks}
-    for declared in audited(spec):
+    for declared in spec.audited:
         check = found.get(declared.name)
         if check is None and not declared.blocking:
             continue
@@ -206,11 +206,6 @@ def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
         )
 
 
-def audited(spec: TableSpec) -> tuple[Check, ...]:
-    """Return every check of a table, that of its keys included."""
-    return (spec.keys_check, *spec.all_checks)
-
-
 def _check_specs(spec: TableSpec) -> list[AssetCheckSpec]:
     return [
         AssetCheckSpec(
@@ -219,7 +214,7 @@ def _check_specs(spec: TableSpec) -> list[AssetCheckSpec]:
             description=check.description,
             blocking=check.blocking,
         )
-        for check in audited(spec)
+        for check in spec.audited
     ]
 
 
@@ -272,10 +267,9 @@ def _schema(spec: TableSpec) -> TableSchema:
 
 
 def _column(column: Column, spec: TableSpec) -> TableColumn:
-    required = column.required or column.name in spec.keys
     return TableColumn(
         column.name,
         column.type,
         description=column.documentation,
-        constraints=TableColumnConstraints(nullable=not required),
+        constraints=TableColumnConstraints(nullable=not spec.requires(column)),
     )

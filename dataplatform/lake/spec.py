@@ -145,7 +145,7 @@ class TableSpec:
     @property
     def all_checks(self) -> tuple[Check, ...]:
         """The checks derived from the schema, then the declared ones (uniqueness apart)."""
-        required = [c.name for c in self.columns if c.required or c.name in self.keys]
+        required = [c.name for c in self.columns if self.requires(c)]
         doubles = [c.name for c in self.columns if c.type == "double"]
         derived = [
             Check(
@@ -163,6 +163,15 @@ class TableSpec:
                 )
             )
         return (*derived, *self.checks)
+
+    @property
+    def audited(self) -> tuple[Check, ...]:
+        """Every check, that of the keys first."""
+        return (self.keys_check, *self.all_checks)
+
+    def requires(self, column: Column) -> bool:
+        """Return whether a column is never null: it is declared so, or part of the key."""
+        return column.required or column.name in self.keys
 
     def column(self, name: str) -> Column:
         """Return the column called `name`; raises KeyError where there is none."""
