@@ -1,6 +1,7 @@
 """The whole lineage on the bundled recordings, as CI and a first-time user run it."""
 
 import pytest
+from dagster import AssetKey, DagsterInstance
 
 from dataplatform.lake.query import EmbeddedEngine
 from dataplatform.lake.spec import NAMESPACE
@@ -45,6 +46,18 @@ def test_a_second_run_changes_nothing(built: DagsterHome) -> None:
     assert again.returncode == 0, again.stdout[-4000:]
     assert snapshots(built) == before[0]
     assert stored(built) == before[1]
+
+
+def test_every_table_shows_where_its_columns_come_from_and_its_plot(built: DagsterHome) -> None:
+    told: dict[str, set[str]] = {}
+    with DagsterInstance.from_config(str(built.root / "dagster")) as instance:
+        for name in all_specs():
+            found = instance.fetch_materializations(AssetKey([NAMESPACE, name]), limit=9).records
+            seen = [record.asset_materialization for record in found]
+            told[name] = {key for one in seen if one for key in one.metadata}
+            assert "dagster/column_lineage" in told[name], name
+    drawn = {name for name, keys in told.items() if "plot" in keys}
+    assert drawn == {name for name, spec in all_specs().items() if spec.plot}
 
 
 def test_the_views_answer_with_recorded_prices(built: DagsterHome) -> None:

@@ -25,13 +25,16 @@ from dagster import (
     MaterializeResult,
     MetadataValue,
     RetryPolicy,
+    TableColumn,
+    TableColumnConstraints,
+    TableSchema,
     asset,
 )
 
 from dataplatform.assets.partitions import DAILY
 from dataplatform.assets.raw_preview import preview
 from dataplatform.lake.api_errors import PermanentApiError
-from dataplatform.lake.endpoint import Endpoint, Every
+from dataplatform.lake.endpoint import RECORD_COLUMNS, Endpoint, Every, Field
 from dataplatform.lake.landing import Landing, Scope, land, plan_slot
 from dataplatform.lake.manifest import RawZone
 from dataplatform.raw.coingecko import ENDPOINTS
@@ -202,9 +205,26 @@ def _budget(coingecko: CoinGeckoResource) -> dict[str, Any]:
 def _declaration(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "path": endpoint.path,
-        "fields": MetadataValue.json([field.name for field in endpoint.fields]),
+        "dagster/column_schema": _schema(endpoint),
         "attribution": "Data provided by CoinGecko",
     }
+
+
+def _schema(endpoint: Endpoint) -> TableSchema:
+    """Return the declared fields, and what each record carries of where it comes from."""
+    added = "Of every record: where it comes from; no field of the answer."
+    return TableSchema(
+        [
+            *(_column(field) for field in endpoint.fields),
+            *(TableColumn(name, kind, added) for name, kind in RECORD_COLUMNS.items()),
+        ]
+    )
+
+
+def _column(field: Field) -> TableColumn:
+    bounds = [field.bounds] if field.bounds else []
+    constraints = TableColumnConstraints(nullable=not field.required, other=bounds)
+    return TableColumn(field.name, field.type, constraints=constraints)
 
 
 def _check_specs(endpoint: Endpoint) -> list[AssetCheckSpec]:

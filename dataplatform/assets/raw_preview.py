@@ -1,19 +1,19 @@
 """A glance at what landed, as Markdown for the materialization's metadata."""
 
 import gzip
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import orjson
 from dagster import MetadataValue
 
+from dataplatform.assets.plots import markdown_table
 from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.landing import Landing
 from dataplatform.lake.manifest import RawFile, RawZone
 
 ROWS: Final = 5
 COLUMNS: Final = 7
-WIDTH: Final = 40
 _EXCERPT: Final = 600
 
 
@@ -35,19 +35,13 @@ def _markdown(endpoint: Endpoint, zone: RawZone, file: RawFile) -> str:
     parsed = orjson.loads(text)
     if isinstance(parsed, list) and parsed and isinstance(parsed[0], dict):
         names = [field.name for field in endpoint.fields if field.name in parsed[0]][:COLUMNS]
-        return _table(names, parsed[:ROWS])
+        rows = [[_as_sent(record.get(name)) for name in names] for record in parsed[:ROWS]]
+        return markdown_table(names, rows)
     return _excerpt(text)
 
 
-def _table(names: Sequence[str], records: Sequence[Mapping[str, Any]]) -> str:
-    lines = [names, ["---"] * len(names)]
-    lines += [[_cell(record.get(name)) for name in names] for record in records]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
-    return text[:WIDTH].replace("|", "\\|").replace("\n", " ")
+def _as_sent(value: object) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _excerpt(text: bytes) -> str:

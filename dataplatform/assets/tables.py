@@ -4,7 +4,7 @@ Any subset can be selected. Each table is reported as soon as it is published; t
 audit fails ends the build, because what reads it would be built on rows that nobody accepted.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -30,9 +30,12 @@ from dagster import (
     multi_asset,
 )
 
+from dataplatform.assets.lineage import lineage_metadata
+from dataplatform.assets.plots import markdown_table, plot_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, raw_key
 from dataplatform.lake.endpoint import Endpoint
-from dataplatform.lake.spec import NAMESPACE, Check, Column, TableSpec
+from dataplatform.lake.plot import TablePlot
+from dataplatform.lake.spec import NAMESPACE, Column, TableSpec
 from dataplatform.raw.coingecko import ENDPOINTS
 from dataplatform.raw.inbox import inbox
 from dataplatform.resources.lake import LakeResource
@@ -89,7 +92,7 @@ def _build(
         with lake.writer_lock(context.run.run_id):
             for result in builder.build(selected):
                 context.log.info(_sentence(result))
-                yield _materialized(declared[result.table], result, target)
+                yield _materialized(declared[result.table], declared, result, target)
     except (CommitConflictError, LakeBusyError) as error:
         # Another writer was in the way; what triggered this run will not trigger it again.
         raise RetryRequested(max_retries=2, seconds_to_wait=60) from error
@@ -97,7 +100,8 @@ def _build(
         # The same rows fail the same audit: a person has to look.
         context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
         yield from _check_results(declared[error.result.table], error.result)
-        raise Failure(str(error), allow_retries=False) from None
+        meanwhile = getattr(error, "__notes__", [])
+        raise Failure("\n".join([str(error), *meanwhile]), allow_retries=False) from None
 
 
 def _sentence(result: Any) -> str:
@@ -109,7 +113,9 @@ def _sentence(result: Any) -> str:
     )
 
 
-def _materialized(spec: TableSpec, result: Any, lake: Any) -> MaterializeResult:
+def _materialized(
+    spec: TableSpec, declared: Mapping[str, TableSpec], result: Any, lake: Any
+) -> MaterializeResult:
     return MaterializeResult(
         asset_key=table_key(spec.name),
         metadata={
@@ -120,14 +126,25 @@ def _materialized(spec: TableSpec, result: Any, lake: Any) -> MaterializeResult:
             "deleted": result.deleted,
             "raw_files_read": result.raw_files,
             "seconds": round(result.seconds, 2),
+            **_lineage(spec, declared),
             **_footprint(spec, result, lake),
         },
         check_results=list(_check_results(spec, result)),
     )
 
 
+def _lineage(spec: TableSpec, declared: Mapping[str, TableSpec]) -> dict[str, Any]:
+    from dataplatform.lake.table_lineage import LineageUnknownError, table_lineage
+
+    try:
+        found = table_lineage(spec, declared, ALL_ENDPOINTS)
+    except LineageUnknownError as error:
+        return {"column_lineage_unknown": str(error)}
+    return {"dagster/column_lineage": lineage_metadata(found)}
+
+
 def _footprint(spec: TableSpec, result: Any, lake: Any) -> dict[str, Any]:
-    """Return sizes, and a preview where something changed."""
+    """Return sizes, and a preview and a plot where something changed."""
     from dataplatform.lake.inspect import footprint
     from dataplatform.lake.schema import identifier
 
@@ -142,16 +159,28 @@ def _footprint(spec: TableSpec, result: Any, lake: Any) -> dict[str, Any]:
     if result.changed:
         found["changed_days"] = " to ".join(result.changed)
     if result.preview:
-        found["preview"] = MetadataValue.md(_preview(result.preview))
-    return found
+        rows = [list(row.values()) for row in result.preview]
+        found["preview"] = MetadataValue.md(markdown_table(list(result.preview[0]), rows))
+    return found | (_plot(spec, table) if result.status == "published" else {})
 
 
-def _preview(rows: Iterable[Mapping[str, str]]) -> str:
-    listed = list(rows)
-    header = " | ".join(listed[0])
-    rule = " | ".join("---" for _ in listed[0])
-    body = "\n".join("| " + " | ".join(row.values()) + " |" for row in listed)
-    return f"| {header} |\n| {rule} |\n{body}"
+def _plot(spec: TableSpec, table: Any) -> dict[str, Any]:
+    if spec.plot is None:
+        return {}
+    from dataplatform.lake.plot_rows import plot_rows
+
+    units = {column.name: column.unit for column in spec.columns if column.unit}
+    rows = plot_rows(table, spec.plot, spec.day_column)
+    plot = plot_metadata(spec.plot, rows, _title(spec, spec.plot, rows), units)
+    return {"plot": plot} if plot else {}
+
+
+def _title(spec: TableSpec, plot: TablePlot, rows: Any) -> str:
+    from dataplatform.lake.state import as_iso
+
+    moment = rows[spec.day_column][0].as_py() if spec.day_column and rows.num_rows else None
+    shown = f", {as_iso(moment)}" if moment and not plot.days else ""
+    return f"{spec.name}: {plot.title}{shown}"
 
 
 def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
@@ -161,7 +190,7 @@ def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
     warning of an earlier build is not turned green by a run that looked at nothing.
     """
     found = {check.name: check for check in result.checks}
-    for declared in audited(spec):
+    for declared in spec.audited:
         check = found.get(declared.name)
         if check is None and not declared.blocking:
             continue
@@ -178,11 +207,6 @@ def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
         )
 
 
-def audited(spec: TableSpec) -> tuple[Check, ...]:
-    """Return every check of a table, that of its keys included."""
-    return (spec.keys_check, *spec.all_checks)
-
-
 def _check_specs(spec: TableSpec) -> list[AssetCheckSpec]:
     return [
         AssetCheckSpec(
@@ -191,7 +215,7 @@ def _check_specs(spec: TableSpec) -> list[AssetCheckSpec]:
             description=check.description,
             blocking=check.blocking,
         )
-        for check in audited(spec)
+        for check in spec.audited
     ]
 
 
@@ -244,10 +268,9 @@ def _schema(spec: TableSpec) -> TableSchema:
 
 
 def _column(column: Column, spec: TableSpec) -> TableColumn:
-    required = column.required or column.name in spec.keys
     return TableColumn(
         column.name,
         column.type,
         description=column.documentation,
-        constraints=TableColumnConstraints(nullable=not required),
+        constraints=TableColumnConstraints(nullable=not spec.requires(column)),
     )

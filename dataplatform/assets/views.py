@@ -19,17 +19,16 @@ from dagster import (
     MaterializeResult,
     MetadataValue,
     TableColumn,
-    TableColumnDep,
-    TableColumnLineage,
     TableSchema,
     asset,
     multi_asset_check,
 )
 
+from dataplatform.assets.lineage import lineage_metadata, relation_key
 from dataplatform.assets.plots import plot_metadata, preview_markdown
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS
 from dataplatform.lake.view_engine import Answer, drift, verify
-from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewError, ViewSpec
+from dataplatform.lake.views import VIEW_SCHEMA, ViewError, ViewSpec
 from dataplatform.resources.views import ViewsResource
 from dataplatform.views import all_views, table_columns
 
@@ -51,11 +50,6 @@ def build_view_assets(
     """
     declared = all_views() if views is None else views
     return [_view_asset(view, declared, engine_kind) for view in declared.values()]
-
-
-def view_key(relation: Relation) -> AssetKey:
-    """Return the asset key of a table or a view."""
-    return AssetKey([relation.schema, relation.name])
 
 
 def refresh() -> AutomationCondition:
@@ -81,11 +75,11 @@ def refresh() -> AutomationCondition:
 def _view_asset(
     view: ViewSpec, declared: Mapping[str, ViewSpec], engine_kind: str
 ) -> AssetsDefinition:
-    key = view_key(view.relation)
+    key = relation_key(view.relation)
 
     @asset(
         key=key,
-        deps=[view_key(relation) for relation in view.references],
+        deps=[relation_key(relation) for relation in view.references],
         group_name=GROUP,
         description=view.description,
         kinds={"view", "sql", engine_kind},
@@ -143,7 +137,7 @@ def _metadata(view: ViewSpec, views: Mapping[str, ViewSpec], answer: Answer) -> 
     plot = plot_metadata(view.plot, answer.sample.arrow, view.name) if view.plot else None
     return {
         "dagster/column_schema": _column_schema(answer, column_docs(view)),
-        "dagster/column_lineage": _column_lineage(column_lineage(view, schemas)),
+        "dagster/column_lineage": lineage_metadata(column_lineage(view, schemas)),
         "dagster/row_count": answer.row_count,
         "preview": MetadataValue.md(preview_markdown(answer.sample.arrow)),
         **({"plot": plot} if plot else {}),
@@ -170,21 +164,10 @@ def _column_schema(answer: Answer, docs: Mapping[str, str]) -> TableSchema:
     )
 
 
-def _column_lineage(
-    sources: Mapping[str, tuple[tuple[Relation, str], ...]],
-) -> TableColumnLineage:
-    return TableColumnLineage(
-        {
-            column: [TableColumnDep(view_key(relation), name) for relation, name in origins]
-            for column, origins in sources.items()
-        }
-    )
-
-
 def build_view_checks(views: Mapping[str, ViewSpec] | None = None) -> AssetChecksDefinition:
     """Return the check that holds every live definition to its file, one step for all of them."""
     declared = all_views() if views is None else views
-    by_key = {view_key(view.relation): view for view in declared.values()}
+    by_key = {relation_key(view.relation): view for view in declared.values()}
 
     @multi_asset_check(
         name=DRIFT,

@@ -121,16 +121,14 @@ def _table(spec: "TableSpec") -> Iterator[str]:
     )
     rows = [
         (f"`{check.name}`", "yes" if check.blocking else "warns", check.description)
-        for check in spec.all_checks
+        for check in spec.audited
     ]
-    unique = ("`keys_unique`", "yes", f"One row for each {', '.join(spec.keys)}.")
-    yield from _grid(["check", "blocking", "rule"], [unique, *rows])
+    yield from _grid(["check", "blocking", "rule"], rows)
 
 
 def _column(column: "Column", spec: "TableSpec") -> tuple[str, ...]:
-    required = column.required or column.name in spec.keys
-    doc = f"{column.doc} [{column.unit}]" if column.unit else column.doc
-    return (f"`{column.name}`", f"`{column.type}`", "no" if required else "yes", doc)
+    null = "no" if spec.requires(column) else "yes"
+    return (f"`{column.name}`", f"`{column.type}`", null, column.documentation)
 
 
 def _view(view: "ViewSpec", types: "Schemas") -> Iterator[str]:
@@ -161,13 +159,8 @@ def _endpoint(endpoint: "Endpoint") -> Iterator[str]:
 
 
 def _field(field: "Field") -> tuple[str, ...]:
-    bounds = [
-        *([f"≥ {field.minimum:g}"] if field.minimum is not None else []),
-        *([f"≤ {field.maximum:g}"] if field.maximum is not None else []),
-        *([f"matches `{field.pattern}`"] if field.pattern else []),
-    ]
     required = "yes" if field.required else "no"
-    return (f"`{field.name}`", f"`{field.type}`", required, ", ".join(bounds))
+    return (f"`{field.name}`", f"`{field.type}`", required, field.bounds)
 
 
 def _codes(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from string import Formatter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -127,6 +127,16 @@ class Plan:
     def is_needed(self) -> bool:
         """Whether an input changed since the table was built."""
         return bool(self.arrivals) or any(days != NO_DAYS for days in self.changed.values())
+
+    @property
+    def replaced(self) -> tuple[str, str] | None:
+        """First and last day of which the new rows replace all published ones; None: none."""
+        if self.spec.replace_days is None:
+            return None
+        first = min(first for first, _ in self.changed.values())
+        last = date.fromisoformat(max(last for _, last in self.changed.values()))
+        after = timedelta(days=self.spec.replace_days)
+        return first, (min(last, date.max - after) + after).isoformat()
 
 
 @dataclass(frozen=True)
@@ -394,7 +404,7 @@ class Builder:
         published = self._published(plan, rows)
         source, target = rows.alias("s"), published.alias("t")
         on = F.expr(" AND ".join(f"s.`{key}` <=> t.`{key}`" for key in plan.spec.keys))
-        removes = plan.spec.replace_days or plan.rebuild
+        removes = plan.replaced is not None or plan.rebuild
         joined = source.join(target, on, "full" if removes else "left")
         operation = F.expr(_operation(plan.spec, removes))
         kept = [
@@ -406,7 +416,10 @@ class Builder:
         return joined.select(*kept, operation.alias("_op"))
 
     def _published(self, plan: Plan, rows: "DataFrame") -> "DataFrame":
-        """Return the published rows of the days that `rows` touch: the rest need not be read."""
+        """Return the published rows of the days that are replaced, or else that `rows` touch.
+
+        The rest need not be read.
+        """
         from pyspark.sql import functions as F
 
         assert plan.base is not None  # noqa: S101  without a base nothing is published
@@ -414,6 +427,10 @@ class Builder:
         column = plan.spec.day_column
         if column is None or plan.rebuild:
             return published
+        if plan.replaced is not None:
+            # Not the days of `rows`: a day that has none any more would keep its old ones.
+            days = (F.lit(day).cast("date") for day in plan.replaced)
+            return published.where(F.col(column).cast("date").between(*days))
         first, last = rows.agg(F.min(column), F.max(column)).collect()[0]
         if first is None:
             return published.where("false")

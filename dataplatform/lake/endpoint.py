@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 Every = Literal["hour", "day", "partition"]
+
+RECORD_COLUMNS: Final[Mapping[str, str]] = {
+    "raw_key": "string",
+    "slot_at": "timestamp",
+    "fetched_at": "timestamp",
+    "origin": "string",
+    "complete": "boolean",
+    "params": "map<string,string>",
+    "record_hash": "string",
+}
+"""What every record carries beside its fields, with Spark SQL types: where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,16 @@ class Field:
     maximum: float | None = None
     pattern: str | None = None
     valid: str | None = None
+
+    @property
+    def bounds(self) -> str:
+        """The smallest and largest value and the pattern, for people; empty where there is none."""
+        bounds = [
+            *([f"≥ {self.minimum:g}"] if self.minimum is not None else []),
+            *([f"≤ {self.maximum:g}"] if self.maximum is not None else []),
+            *([f"matches `{self.pattern}`"] if self.pattern else []),
+        ]
+        return ", ".join(bounds)
 
 
 def price(name: str, *, required: bool = False) -> Field:
@@ -59,7 +80,7 @@ class Endpoint:
         page_size: `per_page`; pages are read until one is short. None: not paged.
         ignored: fields known to exist and deliberately not modelled: no drift.
         envelope: names at the top of a body that is an object around its records; a body that is
-            an array has none.
+            an array, or a map of records by id, has none.
         source: the top folder in the bucket `datalake`.
     """
 

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
@@ -240,17 +241,25 @@ def records_in(endpoint: Endpoint, parsed: Any) -> tuple[int, set[str]]:
         parsed: the body's JSON.
     """
     known = {field.name for field in endpoint.fields} | endpoint.ignored
-    if isinstance(parsed, list):
-        fields = {name for record in parsed if isinstance(record, dict) for name in record}
-        return len(parsed), fields - known
-    if not isinstance(parsed, dict):
-        return 0, set()
-    unknown = set(parsed) - endpoint.envelope if endpoint.envelope else set(parsed) - known
-    inner = [parsed[name] for name in endpoint.envelope if isinstance(parsed.get(name), dict)]
-    for record in inner:
-        unknown |= set(record) - known
-    lists = [len(parsed[n]) for n in endpoint.envelope if isinstance(parsed.get(n), list)]
-    return max(lists, default=1), unknown
+    parts, unknown = [parsed], set[str]()
+    if isinstance(parsed, dict) and endpoint.envelope:
+        parts = [part for name, part in parsed.items() if name in endpoint.envelope]
+        unknown = parsed.keys() - endpoint.envelope
+    records = [_records(part, known) for part in parts]
+    sent = {name for part in records for one in part if isinstance(one, dict) for name in one}
+    return max(map(len, records), default=0), unknown | (sent - known)
+
+
+def _records(part: Any, known: AbstractSet[str]) -> list[Any]:
+    """Return the records in an array, in a map, or the one that `part` itself is."""
+    if isinstance(part, list):
+        return part
+    if not isinstance(part, dict):
+        return []
+    if known.isdisjoint(part) and all(isinstance(one, dict) for one in part.values()):
+        # A map of records: its names are ids, such as those of coins or currencies, not fields.
+        return list(part.values())
+    return [part]
 
 
 class _Fetch:

@@ -14,24 +14,17 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from dataplatform.lake.endpoint import Endpoint, Field
+from dataplatform.lake.endpoint import RECORD_COLUMNS, Endpoint, Field
 from dataplatform.lake.manifest import Manifest, RawFile, RawZone
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-LINEAGE_COLUMNS: Final = (
-    "raw_key",
-    "slot_at",
-    "fetched_at",
-    "origin",
-    "complete",
-    "params",
-    "record_hash",
-)
-_FILES_SCHEMA: Final = (
-    "raw_key string, slot_at timestamp, fetched_at timestamp, origin string, complete boolean,"
-    " params map<string,string>, problem string"
+_FILE_COLUMNS: Final = {
+    name: kind for name, kind in RECORD_COLUMNS.items() if name != "record_hash"
+}
+_FILES_SCHEMA: Final = ", ".join(
+    f"{name} {kind}" for name, kind in (_FILE_COLUMNS | {"problem": "string"}).items()
 )
 _EXCERPT: Final = 2000
 """How many characters of a rejected record are kept: enough to see, small enough to show."""
@@ -61,7 +54,7 @@ class RecordReader:
         text_schema = ", ".join(f"`{field.name}` string" for field in endpoint.fields)
         text = raw.withColumn("text", F.from_json("record", text_schema))
         typed = text.select(
-            *LINEAGE_COLUMNS[:-1],
+            *_FILE_COLUMNS,
             F.coalesce(F.sha2("record", 256), F.lit("")).alias("record_hash"),
             F.substring("record", 1, _EXCERPT).alias("record"),
             F.col("text"),

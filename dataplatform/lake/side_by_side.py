@@ -1,6 +1,6 @@
 """Runs work that partly depends on each other, several at once."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
 from typing import Final, TypeVar
@@ -15,7 +15,7 @@ def side_by_side(
     *,
     workers: int,
     interrupt: Callable[[], None],
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield the result of `work(name)` for every name, as each ends.
 
     A name is begun when all that it needs has ended, the one that most others wait for first. After
@@ -33,6 +33,7 @@ def side_by_side(
     order.prepare()
     ready: list[str] = []
     running: dict[Future[Result], str] = {}
+    ended: list[Future[Result]] = []
     failures: list[BaseException] = []
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -41,15 +42,17 @@ def side_by_side(
                 while ready and len(running) < workers and not failures:
                     name = ready.pop(0)
                     running[pool.submit(work, name)] = name
+                # After the next are begun: the caller takes its time.
+                yield from (future.result() for future in ended if not future.exception())
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                ended = list(wait(running, return_when=FIRST_COMPLETED).done)
+                for future in ended:
                     name, failure = running.pop(future), future.exception()
-                    if failure is not None:
+                    if failure is None:
+                        order.done(name)
+                    else:
                         failures.append(failure)
-                        continue
-                    order.done(name)
-                    yield future.result()
         finally:
             _stop(running, interrupt)
     if failures:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from dataplatform.lake.plot import TablePlot
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
@@ -101,10 +103,12 @@ class TableSpec:
         day_column: the date or timestamp column that says which days a change touches.
         replaces: SQL over the incoming row `s` and the published row `t` of the same key, true where
             `s` wins, so that files which arrive out of order end the same; None: `s` always wins.
-        replace_days: the transformation gives all rows of the days it touches: rows of those days
-            that it no longer gives are removed.
+        replace_days: the transformation gives all rows, and only those, of the days that changed in
+            the upstream tables and of so many days after the last of them: rows of those days that
+            it no longer gives are removed, be they all of a day. None: no row is ever removed.
         in_order: listings must be applied in the order they were fetched; one that arrives late
             makes the table build anew from all raw files.
+        plot: what is drawn of the table for its page; None where no picture says anything.
         freshness_hours: how old the newest build may be before the table counts as stale.
     """
 
@@ -120,9 +124,18 @@ class TableSpec:
     checks: tuple[Check, ...] = ()
     day_column: str | None = None
     replaces: str | None = None
-    replace_days: bool = False
+    replace_days: int | None = None
     in_order: bool = False
+    plot: TablePlot | None = None
     freshness_hours: float = 26.0
+
+    def __post_init__(self) -> None:
+        """Refuse a declaration that can't be kept."""
+        if self.replace_days is not None and not (self.upstream and self.day_column):
+            raise ValueError(
+                f"{self.name}: replace_days needs upstream tables, whose changed days it speaks of,"
+                " and a day_column"
+            )
 
     @property
     def keys_check(self) -> Check:
@@ -132,7 +145,7 @@ class TableSpec:
     @property
     def all_checks(self) -> tuple[Check, ...]:
         """The checks derived from the schema, then the declared ones (uniqueness apart)."""
-        required = [c.name for c in self.columns if c.required or c.name in self.keys]
+        required = [c.name for c in self.columns if self.requires(c)]
         doubles = [c.name for c in self.columns if c.type == "double"]
         derived = [
             Check(
@@ -150,6 +163,15 @@ class TableSpec:
                 )
             )
         return (*derived, *self.checks)
+
+    @property
+    def audited(self) -> tuple[Check, ...]:
+        """Every check, that of the keys first."""
+        return (self.keys_check, *self.all_checks)
+
+    def requires(self, column: Column) -> bool:
+        """Return whether a column is never null: it is declared so, or part of the key."""
+        return column.required or column.name in self.keys
 
     def column(self, name: str) -> Column:
         """Return the column called `name`; raises KeyError where there is none."""

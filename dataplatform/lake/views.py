@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+from dataplatform.lake.plot import PLOT_LIMIT, Plot, PlotKind
 from dataplatform.lake.spec import NAMESPACE, TableSpec
 
-PlotKind = Literal["bar", "line", "heatmap"]
-
 VIEW_SCHEMA: Final = "analytics"
-PLOT_LIMIT: Final = 25
 
 _KINDS: Final[dict[str, PlotKind]] = {"bar": "bar", "line": "line", "heatmap": "heatmap"}
 _HEADER: Final = re.compile(r"(?:[ \t]*--[^\n]*\n|[ \t]*\n)*")
@@ -45,17 +43,6 @@ class Relation(NamedTuple):
 
 Schemas = Mapping[Relation, Mapping[str, str]]
 """Relation → column → Trino type."""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot for the asset's page: `value` is the colour of a heat map."""
-
-    kind: PlotKind
-    x: str
-    y: tuple[str, ...]
-    value: str | None = None
-    limit: int = PLOT_LIMIT
 
 
 @dataclass(frozen=True)

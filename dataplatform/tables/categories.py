@@ -6,6 +6,7 @@ ago keeps coming with its old `updated_at`; older answers have no `top_3_coins_i
 
 from typing import TYPE_CHECKING
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ spec = TableSpec(
             "No category's market cap changed more than tenfold in 24 hours.",
             blocking=False,
         ),
+    ),
+    plot=TablePlot(
+        "bar",
+        "name",
+        ("market_cap_usd",),
+        title="largest by market cap in US dollars",
     ),
     transform=transform,
     freshness_hours=3.0,

@@ -8,6 +8,7 @@ an incremental build gives the same bits as one of the whole history.
 
 from typing import TYPE_CHECKING, Final
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -176,6 +177,15 @@ spec = TableSpec(
             "No price rose more than elevenfold or lost more than 99 % within a day.",
             blocking=False,
         ),
+    ),
+    plot=TablePlot(
+        "line",
+        "day",
+        ("volatility_30d",),
+        title="annualised volatility over 30 days",
+        where="coin_id in ('bitcoin', 'ethereum', 'solana')",
+        days=365,
+        series="coin_id",
     ),
     transform=transform,
 )

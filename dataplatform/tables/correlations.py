@@ -7,6 +7,7 @@ order of days, so every build gives the same bits.
 
 from typing import TYPE_CHECKING, Final
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ spec = TableSpec(
     sort_order=("day", "coin_a"),
     upstream=("daily_prices",),
     day_column="day",
-    replace_days=True,
+    replace_days=WINDOW_DAYS,
     checks=(
         Check(
             "correlation_in_range",
@@ -163,6 +164,13 @@ spec = TableSpec(
             "observations NOT BETWEEN 30 AND 90",
             "A correlation rests on 30 to 90 days.",
         ),
+    ),
+    plot=TablePlot(
+        "heatmap",
+        "coin_a",
+        ("coin_b",),
+        "correlation",
+        title="daily log returns of 90 days",
     ),
     transform=transform,
 )

@@ -16,6 +16,7 @@ and a published row is a candidate like any other.
 
 from typing import TYPE_CHECKING, Final
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -304,6 +305,16 @@ spec = TableSpec(
             "Every day between a coin's first and last was observed.",
             blocking=False,
         ),
+    ),
+    plot=TablePlot(
+        "line",
+        "day",
+        ("price",),
+        title="price in US dollars, log scale",
+        where="vs_currency = 'usd' and coin_id in ('bitcoin', 'ethereum', 'solana')",
+        days=365,
+        series="coin_id",
+        logarithmic=True,
     ),
     transform=transform,
 )

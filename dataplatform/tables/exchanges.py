@@ -7,6 +7,7 @@ volume, which discounts wash trading, is missing where CoinGecko has no web traf
 
 from typing import TYPE_CHECKING
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ spec = TableSpec(
             "An exchange was founded after 1990 and before its snapshot.",
             blocking=False,
         ),
+    ),
+    plot=TablePlot(
+        "bar",
+        "name",
+        ("volume_24h_btc_normalized",),
+        title="largest by 24 h volume in bitcoin",
     ),
     transform=transform,
 )

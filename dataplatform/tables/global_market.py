@@ -7,6 +7,7 @@ CoinGecko lists, those of `market_daily` only the coins of this lake.
 
 from typing import TYPE_CHECKING
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -81,6 +82,13 @@ spec = TableSpec(
             "The whole market did not change by half in 24 hours.",
             blocking=False,
         ),
+    ),
+    plot=TablePlot(
+        "line",
+        "snapshot_at",
+        ("total_market_cap_usd",),
+        title="capitalisation of all coins in US dollars",
+        days=1825,
     ),
     transform=transform,
     freshness_hours=3.0,

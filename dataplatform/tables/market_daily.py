@@ -8,6 +8,7 @@ Totals cover the coins of this lake; CoinGecko's own totals are in `global_marke
 
 from typing import TYPE_CHECKING
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -115,6 +116,13 @@ spec = TableSpec(
             "No more coins move than have a price.",
         ),
         Check("totals_positive", "total_market_cap_usd <= 0", "A total is above 0."),
+    ),
+    plot=TablePlot(
+        "line",
+        "day",
+        ("total_market_cap_usd",),
+        title="capitalisation of this lake's coins in US dollars",
+        days=1825,
     ),
     transform=transform,
 )

@@ -9,6 +9,7 @@ field name only.
 
 from typing import TYPE_CHECKING
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -136,6 +137,13 @@ spec = TableSpec(
             "No price moved more than thousandfold in 24 hours.",
             blocking=False,
         ),
+    ),
+    plot=TablePlot(
+        "bar",
+        "name",
+        ("market_cap",),
+        title="largest coins by market cap in US dollars",
+        where="vs_currency = 'usd'",
     ),
     transform=transform,
     freshness_hours=3.0,

@@ -8,6 +8,7 @@ as integers.
 
 from typing import TYPE_CHECKING
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -92,6 +93,14 @@ spec = TableSpec(
             "No price moved more than tenfold within a candle.",
             blocking=False,
         ),
+    ),
+    plot=TablePlot(
+        "line",
+        "closed_at",
+        ("high", "close", "low"),
+        title="bitcoin in US dollars, candles of 4 hours",
+        where="coin_id = 'bitcoin' and vs_currency = 'usd' and candle_minutes = 240",
+        days=30,
     ),
     transform=transform,
 )

@@ -9,6 +9,7 @@ a rolling 24 hour figure, not the volume of a bar.
 
 from typing import TYPE_CHECKING
 
+from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
@@ -156,6 +157,14 @@ spec = TableSpec(
             "No point lies more than a day after its fetch.",
         ),
         Check("prices_positive", "price = 0", "A price of 0 is no price.", blocking=False),
+    ),
+    plot=TablePlot(
+        "line",
+        "observed_at",
+        ("price",),
+        title="bitcoin in US dollars",
+        where="coin_id = 'bitcoin' and vs_currency = 'usd'",
+        days=90,
     ),
     transform=transform,
 )

@@ -28,6 +28,36 @@ def lake(tmp_path: Path, spark: "SparkSession") -> TinyLake:
     return TinyLake(tmp_path / "a läke+100%", spark)
 
 
+def cheapest(inputs: Inputs) -> "DataFrame":
+    """The cheapest quote of each changed day, and of the day after."""
+    first, last = inputs.changed("prices")
+    return inputs.sql(
+        """
+        SELECT coin, day, price, trades, origin, fetched_at, raw_key FROM (
+          SELECT *, row_number() OVER (PARTITION BY day ORDER BY price) AS place FROM {prices}
+          WHERE day BETWEEN DATE {first} AND date_add(DATE {last}, 1)
+        ) WHERE place = 1
+        """,
+        first=first,
+        last=last,
+    )
+
+
+def after_a_cheap_day(inputs: Inputs) -> "DataFrame":
+    """The cheap quotes that follow a cheap one."""
+    first, last = inputs.changed("prices")
+    return inputs.sql(
+        """
+        SELECT today.* FROM {prices} today JOIN {prices} before
+          ON before.coin = today.coin AND before.day = date_sub(today.day, 1)
+        WHERE today.price < 50 AND before.price < 50
+          AND today.day BETWEEN DATE {first} AND date_add(DATE {last}, 1)
+        """,
+        first=first,
+        last=last,
+    )
+
+
 def head(lake: TinyLake, name: str = "prices") -> int:
     snapshot = lake.table(name).current_snapshot()
     assert snapshot is not None
@@ -115,17 +145,46 @@ def test_a_late_listing_rebuilds_a_table_in_order(lake: TinyLake) -> None:
 
 
 def test_replace_days_removes_what_a_day_no_longer_has(lake: TinyLake) -> None:
-    spec = changed(PRICES, replace_days=True)
-    lake.land("2025-01-03T10:00:00", [A1, B1, A2])
-    lake.build(spec)
-    lake.land("2025-01-03T11:00:00", [quote("c", "2025-01-01", 3), A1])
-    (result,) = lake.build(spec)
+    spec = reading(cheapest, replace_days=1)
+    lake.land("2025-01-05T10:00:00", [A1, B1, A2, quote("a", "2025-01-04", 4)])
+    lake.build(PRICES, spec)
+    before = [("a", "2025-01-01", 1.5), ("a", "2025-01-02", 2), ("a", "2025-01-04", 4)]
+    assert lake.rows("derived") == before
+    lake.land("2025-01-05T11:00:00", [quote("c", "2025-01-01", 1)])
+    _, result = lake.build(PRICES, spec)
     assert (result.inserted, result.updated, result.deleted, result.rows) == (1, 0, 1, 3)
-    assert lake.rows() == [
-        ("a", "2025-01-01", 1.5),
-        ("a", "2025-01-02", 2),
-        ("c", "2025-01-01", 3),
-    ]
+    assert lake.rows("derived") == [*before[1:], ("c", "2025-01-01", 1)]
+
+
+def test_replace_days_empties_a_day_that_has_no_row_any_more(lake: TinyLake) -> None:
+    """The price of a day decides about that day and the next: both may lose all their rows."""
+    spec = reading(after_a_cheap_day, replace_days=1)
+    prices = [quote("a", f"2025-01-0{day}", 2) for day in range(1, 7)]
+    lake.land("2025-01-07T10:00:00", prices)
+    lake.build(PRICES, spec)
+    assert [day for _, day, _ in lake.rows("derived")] == [f"2025-01-0{day}" for day in range(2, 7)]
+    lake.land("2025-01-07T11:00:00", [quote("a", "2025-01-03", 90)])
+    _, result = lake.build(PRICES, spec)
+    assert (result.inserted, result.updated, result.deleted, result.rows) == (0, 0, 2, 3)
+    assert result.changed == ("2025-01-03", "2025-01-04")
+    assert [day for _, day, _ in lake.rows("derived")] == ["2025-01-02", "2025-01-05", "2025-01-06"]
+
+
+def test_replace_days_over_all_days_empties_the_table(lake: TinyLake) -> None:
+    """Somebody else's write upstream: which days changed can't be told, so all are given anew."""
+    spec = reading(after_a_cheap_day, replace_days=1)
+    lake.land("2025-01-03T10:00:00", [A1, A2])
+    lake.build(PRICES, spec)
+    assert len(lake.rows("derived")) == 1
+    lake.spark.sql("UPDATE lake.warehouse.prices SET price = 90")
+    (result,) = lake.builder(PRICES, spec).build(["derived"])
+    assert (result.deleted, result.rows) == (1, 0)
+    assert lake.rows("derived") == []
+
+
+def test_replace_days_needs_days_that_change() -> None:
+    with pytest.raises(ValueError, match="prices: replace_days needs upstream tables"):
+        changed(PRICES, replace_days=0)
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -12,8 +12,12 @@ from dataplatform.lake.side_by_side import side_by_side
 CHAIN = {"a": [], "b": ["a"], "c": ["b"], "x": [], "y": []}
 
 
+def nothing() -> None:
+    """The interruption of work that needs none."""
+
+
 def run(work: Callable[[str], str], workers: int = 2) -> list[str]:
-    return list(side_by_side(CHAIN, work, workers=workers, interrupt=lambda: None))
+    return list(side_by_side(CHAIN, work, workers=workers, interrupt=nothing))
 
 
 def test_each_ends_after_those_it_needs() -> None:
@@ -48,7 +52,7 @@ def test_two_run_at_once_and_never_three() -> None:
             now -= 1
         return name
 
-    list(side_by_side({"a": [], "x": [], "y": []}, work, workers=2, interrupt=lambda: None))
+    list(side_by_side({"a": [], "x": [], "y": []}, work, workers=2, interrupt=nothing))
     assert most == 2
 
 
@@ -66,7 +70,7 @@ def test_after_a_failure_nothing_is_begun_and_what_is_under_way_ends() -> None:
         time.sleep(0.1)
         return name
 
-    results = side_by_side({"a": [], "x": [], "y": []}, work, workers=2, interrupt=list)
+    results = side_by_side({"a": [], "x": [], "y": []}, work, workers=2, interrupt=nothing)
     with pytest.raises(ValueError, match="broken"):
         got.extend(results)
     assert (sorted(begun), len(got)) == (sorted(["a", *got]), 1)
@@ -80,7 +84,7 @@ def test_a_second_failure_is_a_note_on_the_first() -> None:
         raise ValueError(name)
 
     with pytest.raises(ValueError, match=r"a|x") as raised:
-        list(side_by_side({"a": [], "x": []}, work, workers=2, interrupt=list))
+        list(side_by_side({"a": [], "x": []}, work, workers=2, interrupt=nothing))
     (note,) = raised.value.__notes__
     assert {str(raised.value), note.rsplit(" ", 1)[1]} == {"a", "x"}
 

@@ -11,7 +11,7 @@ import pytest
 from dataplatform.lake import landing
 from dataplatform.lake.api_client import ApiClient, Response
 from dataplatform.lake.api_errors import NotFoundError, PermanentApiError, TransientApiError
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.endpoint import Endpoint, Field
 from dataplatform.lake.landing import Landing, Progress, Scope, land, plan_slot, records_in
 from dataplatform.lake.manifest import Cursor, RawZone, sha256
 from dataplatform.lake.object_store import open_folder
@@ -286,9 +286,31 @@ def test_what_the_api_documents_is_no_drift(
     assert landed(zone, client, endpoint).manifest.unknown_fields == ()
 
 
+RATES = replace(
+    global_,
+    name="exchange_rates",
+    fields=(Field("name"), Field("value", "double")),
+    ignored=frozenset({"unit"}),
+    envelope=frozenset({"rates"}),
+)
+BTC, EUR = {"name": "Bitcoin", "value": 1}, {"name": "Euro", "value": 2.5, "unit": "€"}
+
+
 @pytest.mark.parametrize(
     ("endpoint", "parsed", "expected"),
     [
+        # A map of records by id, in an envelope or as the whole body: the ids are no fields.
+        (RATES, {"rates": {"btc": BTC, "eur": EUR}}, (2, set())),
+        (
+            RATES,
+            {"rates": {"btc": BTC, "eur": EUR | {"type": "fiat"}}, "as_of": 1},
+            (2, {"type", "as_of"}),
+        ),
+        (RATES, {"rates": [BTC, EUR | {"type": "fiat"}]}, (2, {"type"})),
+        (replace(RATES, envelope=frozenset()), {"btc": BTC, "eur": EUR}, (2, set())),
+        # One record whose fields are maps is no map of records.
+        (global_, {"data": {"total_market_cap": {"usd": 1}, "mood": {"fear": 1}}}, (1, {"mood"})),
+        (global_, {"error": "odd"}, (0, {"error"})),
         (global_, {"data": {"markets": 1, "mood": 1}, "extra": 1}, (1, {"mood", "extra"})),
         (market_chart, {"prices": [1, 2], "market_caps": [1], "depth": []}, (2, {"depth"})),
         (ohlc, [[1, 2, 3, 4, 5]], (1, set())),

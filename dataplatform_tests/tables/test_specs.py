@@ -52,6 +52,14 @@ def test_what_a_table_names_is_declared(spec: TableSpec) -> None:
 
 
 @every_table
+def test_a_plot_names_columns_of_its_table(spec: TableSpec) -> None:
+    if spec.plot:
+        assert set(spec.plot.columns) <= {column.name for column in spec.columns}
+        assert spec.plot.title
+        assert (spec.plot.kind == "line") == bool(spec.plot.days)
+
+
+@every_table
 def test_everything_is_documented(spec: TableSpec) -> None:
     assert spec.description.endswith(".")
     for column in spec.columns:

@@ -11,8 +11,8 @@ import pytest
 import sqlglot
 
 from dataplatform.lake import view_sql
+from dataplatform.lake.plot import Plot
 from dataplatform.lake.views import (
-    Plot,
     Relation,
     Schemas,
     ViewError,
