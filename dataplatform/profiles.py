@@ -5,7 +5,7 @@ Nothing here asks the network or makes a folder; a path is a plain value until a
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +14,9 @@ from dataplatform.lake.manifest import Origin
 
 Profile = Literal["local", "stack", "cluster"]
 Tier = Literal["keyless", "demo", "pro"]
+
+ORIGIN_TAG: Final = "dataplatform/origin"
+"""The run tag that says which lake a run works on."""
 
 DEFAULT_COINS = (
     "bitcoin",

@@ -54,7 +54,10 @@ def prices(lake: SmallLake) -> SmallLake:
 
 
 def resources(lake: SmallLake) -> dict[str, Any]:
-    return {"views": EmbeddedViews(home=str(lake.folders.home), origin="recorded")}
+    return {
+        "lake": LakeResource(home=str(lake.folders.home), origin="recorded"),
+        "views": EmbeddedViews(),
+    }
 
 
 def run(
@@ -200,7 +203,7 @@ def test_drift_is_found_without_building_anything(prices: SmallLake) -> None:
 def requested(
     assets: list[AssetsDefinition], instance: DagsterInstance, cursor: Any
 ) -> tuple[set[str], Any]:
-    defs = Definitions(assets=assets, resources={"views": EmbeddedViews()})
+    defs = Definitions(assets=assets, resources={"lake": LakeResource(), "views": EmbeddedViews()})
     tick = evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
     asked = {key.path[-1] for key in _names(VIEWS) if tick.get_num_requested(key)}
     return asked, tick.cursor
@@ -248,5 +251,5 @@ def test_the_condition_is_labelled() -> None:
 
 def test_a_relative_home_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    LakeResource(home="state", origin="recorded").catalog()
-    assert EmbeddedViews(home="state", origin="recorded").engine.deployed() == []
+    lake = LakeResource(home="state", origin="recorded")
+    assert EmbeddedViews().engine(lake).deployed() == []
