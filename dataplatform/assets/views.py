@@ -27,7 +27,7 @@ from dagster import (
 )
 
 from dataplatform.assets.plots import plot_metadata, preview_markdown
-from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS
+from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY
 from dataplatform.lake.view_engine import Answer, ViewEngine, drift, verify
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewError, ViewSpec
 from dataplatform.resources.lake import LakeResource
@@ -92,6 +92,7 @@ def _view_asset(
         kinds={"view", "sql", engine_kind},
         owners=OWNERS,
         code_version=view.code_version,
+        retry_policy=RETRY,
         automation_condition=refresh(),
         freshness_policy=_FRESHNESS,
         check_specs=[AssetCheckSpec(ANSWERS, asset=key, description="The view runs and has rows.")],
