@@ -120,11 +120,13 @@ def _view_asset(
 def _deployed(
     context: AssetExecutionContext, engine: ViewEngine, view: ViewSpec, sample_rows: int
 ) -> tuple[Answer, bool]:
-    from dataplatform.lake.dialect import QueryError
+    from dataplatform.lake.dialect import EngineFailedError, QueryError
 
     try:
         changed = engine.deploy(view)
         return verify(engine, view, sample_rows), changed
+    except EngineFailedError:
+        raise
     except (QueryError, ViewError) as error:
         # The same SQL over the same tables fails again: neither step nor run is worth a retry.
         context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))

@@ -41,7 +41,7 @@ class LakeResource(ConfigurableResource):
         if context.run is None or context.instance is None:
             return
         self._of_run = context.run.tags.get(ORIGIN_TAG)
-        if self._of_run is None:
+        if self.lake_origin != self._of_run:
             context.instance.add_run_tags(context.run.run_id, {ORIGIN_TAG: self.lake_origin})
 
     @cached_property

@@ -22,7 +22,8 @@ from dagster import (
     materialize,
 )
 
-from dataplatform.assets.raw import NO_RUN_RETRY
+from dataplatform.assets import views
+from dataplatform.assets.raw import NO_RUN_RETRY, RETRY
 from dataplatform.assets.views import ANSWERS, DRIFT, build_view_assets, build_view_checks
 from dataplatform.lake.views import ViewSpec, parse_view
 from dataplatform.resources.lake import LakeResource
@@ -165,6 +166,18 @@ def test_a_broken_view_fails_with_its_reason_and_no_retry(prices: SmallLake) -> 
     assert stored
     assert NO_RUN_RETRY.items() <= stored.tags.items()
     assert prices.engine.deployed() == []
+
+
+def test_an_engine_that_fails_is_tried_again(
+    prices: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "RETRY", RETRY._replace(delay=0.01))
+    for file in prices.folders.warehouse.rglob("data/**/*.parquet"):
+        file.unlink()
+    result = run(prices)
+    assert not result.success
+    retried = [e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
+    assert len(retried) == 2
 
 
 def test_a_view_over_a_table_that_is_not_built_fails(lake: SmallLake) -> None:
