@@ -25,6 +25,7 @@ from dataplatform.lake.manifest import Cursor, Manifest, RawZone, Slot, advance,
 from dataplatform.lake.schema import ensure_table
 from dataplatform.lake.state import TableState
 from dataplatform.resources.lake import LakeResource
+from dataplatform.sensors import LakeCursor, SensorCursor
 from dataplatform.tables import all_specs
 
 START = utc("2025-01-01")
@@ -96,7 +97,7 @@ def _ticks(
                     _land(lake.raw_zone, tick * NEW + n)
                 context = build_sensor_context(instance, cursors[label], resources={"lake": lake})
                 assert _tick(sensor, context, arrived[label])
-                seen = Cursor.model_validate_json(cursors[label])
+                seen = SensorCursor.model_validate_json(cursors[label]).lakes["live"].arrivals
                 cursors[label] = _caught_up(lake, seen)
     return idle, arrived
 
@@ -119,7 +120,8 @@ def _caught_up(lake: LakeResource, seen: Cursor) -> str:
             table = ensure_table(catalog, spec)
             nothing = table.schema().as_arrow().empty_table()
             table.append(nothing, snapshot_properties=TableState(cursor=cursor).summary)
-    return cursor.model_dump_json()
+    # Of a period that never ends: what is timed are the ticks between.
+    return SensorCursor(lakes={"live": LakeCursor(arrivals=cursor, period=10**9)}).model_dump_json()
 
 
 def _land(zone: RawZone, number: int) -> None:

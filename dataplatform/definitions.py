@@ -26,6 +26,6 @@ defs = Definitions(
         "lake": LakeResource(home=str(settings.home), origin=settings.origin),
         "coingecko": CoinGeckoResource.from_settings(settings),
         "spark": SparkLocalResource(memory=settings.spark_memory),
-        "views": EmbeddedViews(home=str(settings.home), origin=settings.origin),
+        "views": EmbeddedViews(),
     },
 )

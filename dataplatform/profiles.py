@@ -5,7 +5,7 @@ Nothing here asks the network or makes a folder; a path is a plain value until a
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +14,9 @@ from dataplatform.lake.manifest import Origin
 
 Profile = Literal["local", "stack", "cluster"]
 Tier = Literal["keyless", "demo", "pro"]
+
+ORIGIN_TAG: Final = "dataplatform/origin"
+"""The run tag that says which lake a run works on."""
 
 DEFAULT_COINS = (
     "bitcoin",
@@ -41,7 +44,8 @@ class Settings(BaseSettings):
         markets_pages: read at most this many pages of /coins/markets; unset, until the end.
         coingecko_tier: keyless, demo or pro; unset, demo where there is a key, else keyless.
         coingecko_api_key: the key; it travels in a header only and is never logged.
-        coingecko_base_url: another address of the API, for a proxy or a test.
+        coingecko_base_url: another address of the API, for a test or a proxy, whose user and password
+            may stand in it.
         coingecko_calls_per_minute: the budget; unset, the tier's default.
         spark_memory: heap of the Spark driver in the local profile.
     """
@@ -56,7 +60,7 @@ class Settings(BaseSettings):
     markets_pages: Annotated[int, Field(ge=1)] | None = None
     coingecko_tier: Tier | None = None
     coingecko_api_key: SecretStr | None = None
-    coingecko_base_url: str | None = None
+    coingecko_base_url: Annotated[str | None, Field(repr=False)] = None
     coingecko_calls_per_minute: Annotated[float, Field(gt=0)] | None = None
     spark_memory: str = "1g"
 

@@ -2,11 +2,14 @@
 
 A sensor's cursor moves only when it has decided on what it saw. While a run is building the tables
 in question it decides nothing: that run may cover the arrivals, and asking again is cheap.
+
+A run that was asked for may fail. So once a period, the first tick looks at every table, and what is
+behind its inputs is asked for again: four times a day at most, whatever goes wrong.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from dagster import (
@@ -25,11 +28,14 @@ from dagster import (
     SkipReason,
     sensor,
 )
+from pydantic import BaseModel, ConfigDict
 
 from dataplatform.assets.maintenance import JOB as MAINTENANCE_JOB
 from dataplatform.assets.raw import raw_key
 from dataplatform.assets.tables import ALL_ENDPOINTS, table_key
-from dataplatform.lake.manifest import Arrival, Cursor, RawZone, advance
+from dataplatform.lake.manifest import Arrival, Cursor, Origin, advance
+from dataplatform.lake.object_store import StoredObject
+from dataplatform.profiles import ORIGIN_TAG
 from dataplatform.raw.inbox import INBOX, inbox, waiting
 from dataplatform.resources.lake import LakeResource
 from dataplatform.tables import all_specs
@@ -40,10 +46,13 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
         UnresolvedAssetJobDefinition as AssetJob,
     )
+    from pyiceberg.catalog import Catalog
 
 MOST: Final = 200
 """Manifests a tick looks at: 200 heads take 20 ms in a folder, 2 s on a slow S3; a tick has 60."""
 INTERVAL_SECONDS: Final = 30
+PERIOD: Final = timedelta(hours=6)
+"""What failed is asked for once a period. Tables count as stale after 26 hours: four tries before."""
 _UNFINISHED: Final = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -51,6 +60,28 @@ _UNFINISHED: Final = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
+
+
+class LakeCursor(BaseModel):
+    """How far the arrivals sensor has come with one lake.
+
+    Attributes:
+        arrivals: how far the lake's arrivals log was read.
+        period: the number of the period in which every table was looked at last.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    arrivals: Cursor = Cursor()
+    period: int = 0
+
+
+class SensorCursor(BaseModel):
+    """The arrivals sensor's cursor: a part for each lake, as a switch may come at any time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    lakes: dict[Origin, LakeCursor] = {}
 
 
 def arrivals_sensor(tables_job: "AssetJob") -> SensorDefinition:
@@ -101,42 +132,52 @@ def arrivals_tick(
 ) -> SensorResult:
     """Decide on the arrivals since `cursor`, oldest first and at most `MOST` of them.
 
+    The first tick of a period decides on all tables, those that a failed run left behind included.
+
     Args:
-        cursor: the JSON of a `Cursor`, as the last tick left it.
+        cursor: the JSON of a `SensorCursor`, as the last tick left it.
         lake: whose arrivals log is read.
         instance: whose unfinished runs are asked for.
         now: UTC.
 
     Returns:
-        a request for the tables and views that read what has arrived, or why there is none.
+        a request for the tables and views that are behind, or why there is none.
     """
-    before = Cursor.model_validate_json(cursor) if cursor else Cursor()
-    zone = lake.raw_zone
-    arrivals = zone.arrivals(before, limit=MOST)
-    if not arrivals:
-        return SensorResult(skip_reason=SkipReason("Nothing has arrived."), cursor=cursor)
-    readers = _readers({arrival.slot.endpoint for arrival in arrivals})
+    cursors = SensorCursor.model_validate_json(cursor) if cursor else SensorCursor()
+    before = cursors.lakes.get(lake.lake_origin, LakeCursor())
+    arrivals = lake.raw_zone.arrivals(before.arrivals, limit=MOST)
+    is_first = _period(now) > before.period
+    if not (arrivals or is_first):
+        return SensorResult(skip_reason=SkipReason(_NOTHING), cursor=cursor)
+    endpoints = {arrival.slot.endpoint for arrival in arrivals}
+    candidates = list(all_specs()) if is_first else _readers(endpoints)
     # Asked before the tables' state is: a run that ends in between has then published.
-    busy = building(instance, affected(readers))
+    busy = building(instance, affected(candidates))
     if busy:
         reason = f"Run {busy.run_id} is building the tables that read what has arrived."
         return SensorResult(skip_reason=SkipReason(reason), cursor=cursor)
-    following = advance(before, arrivals, now).model_dump_json()
-    behind = [name for name in readers if _is_behind(lake, name)]
+    after = LakeCursor(arrivals=advance(before.arrivals, arrivals, now), period=_period(now))
+    following = SensorCursor(lakes={**cursors.lakes, lake.lake_origin: after}).model_dump_json()
+    behind = _behind(lake, candidates)
     if not behind:
         reason = f"The tables hold what has arrived ({len(arrivals)} manifests)."
+        reason = reason if arrivals else _NOTHING
         return SensorResult(skip_reason=SkipReason(reason), cursor=following)
     request = RunRequest(
-        run_key=run_key(zone, arrivals), asset_selection=sorted(affected(behind)), tags=_TAGS
+        run_key=_run_key(lake, _manifests(lake, arrivals), now),
+        asset_selection=sorted(affected(behind)),
+        tags=_tags(lake, "arrival" if arrivals else "still behind"),
     )
     return SensorResult(run_requests=[request], cursor=following)
+
+
+_NOTHING: Final = "Nothing has arrived."
 
 
 def inbox_tick(lake: LakeResource, instance: DagsterInstance, now: datetime) -> SensorResult:
     """Ask for a run that lands what is ready in the inbox.
 
-    The run key is made of the waiting files: a run that fails on them is not asked for again before
-    a file changes.
+    A run that fails on the waiting files is asked for again when one changes, or a period begins.
     """
     dropped = waiting(lake.store, now)
     if not dropped:
@@ -144,11 +185,17 @@ def inbox_tick(lake: LakeResource, instance: DagsterInstance, now: datetime) -> 
     busy = building(instance, {raw_key(inbox)})
     if busy:
         return SensorResult(skip_reason=SkipReason(f"Run {busy.run_id} is landing the inbox."))
-    key = _digest(f"{stored.key} {stored.etag}" for stored in dropped)
-    return SensorResult(run_requests=[RunRequest(run_key=key, tags=_TAGS)])
+    request = RunRequest(run_key=_run_key(lake, dropped, now), tags=_tags(lake, "arrival"))
+    return SensorResult(run_requests=[request])
 
 
-_TAGS: Final = {"dataplatform/reason": "arrival"}
+def _tags(lake: LakeResource, reason: str) -> dict[str, str]:
+    """Return the tags of a run about the lake that the sensor has in view, whatever is used then."""
+    return {"dataplatform/reason": reason, ORIGIN_TAG: lake.lake_origin}
+
+
+def _period(now: datetime) -> int:
+    return int(now.timestamp() // PERIOD.total_seconds())
 
 
 def building(instance: DagsterInstance, keys: Iterable[AssetKey]) -> DagsterRun | None:
@@ -178,26 +225,38 @@ def affected(tables: Iterable[str]) -> set[AssetKey]:
     return found
 
 
-def run_key(zone: RawZone, arrivals: Sequence[Arrival]) -> str:
-    """Return one key for the same manifests in any order: by their ETags."""
-    heads = (zone.store.head(arrival.slot.manifest_key) for arrival in arrivals)
-    return _digest(sorted(f"{head.key} {head.etag}" for head in heads if head))
+def _run_key(lake: LakeResource, found: Iterable[StoredObject], now: datetime) -> str:
+    """Return one key a period for the same objects of a lake in any order: by their ETags."""
+    lines = sorted(f"{stored.key} {stored.etag}" for stored in found)
+    text = "\n".join([lake.lake_origin, str(_period(now)), *lines])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+def _manifests(lake: LakeResource, arrivals: Sequence[Arrival]) -> list[StoredObject]:
+    heads = (lake.store.head(arrival.slot.manifest_key) for arrival in arrivals)
+    return [head for head in heads if head]
 
 
 def _readers(endpoints: set[str]) -> list[str]:
     return [name for name, spec in all_specs().items() if endpoints & set(spec.endpoints)]
 
 
-def _is_behind(lake: LakeResource, name: str) -> bool:
-    """Whether a committed slot is unread by the table: one is enough to know."""
-    from dataplatform.lake.schema import load_table
-    from dataplatform.lake.state import TableState, published_state
+def _behind(lake: LakeResource, names: Iterable[str]) -> list[str]:
+    """Return the tables that have not read all of their inputs."""
+    catalog = lake.catalog()
+    return [name for name in names if _is_behind(lake, catalog, name)]
 
-    table = load_table(lake.catalog(), name)
+
+def _is_behind(lake: LakeResource, catalog: "Catalog", name: str) -> bool:
+    """Whether a committed slot or an upstream change is unread by the table: one is enough."""
+    from dataplatform.lake.schema import load_table
+    from dataplatform.lake.state import NO_DAYS, TableState, changed_since, published_state
+
+    spec = all_specs()[name]
+    table = load_table(catalog, name)
     state = published_state(table) if table else TableState()
-    pairs = {(ALL_ENDPOINTS[e].source, e) for e in all_specs()[name].endpoints}
-    return bool(lake.raw_zone.arrivals(state.cursor, pairs, limit=1))
+    pairs = {(ALL_ENDPOINTS[e].source, e) for e in spec.endpoints}
+    if pairs and lake.raw_zone.arrivals(state.cursor, pairs, limit=1):
+        return True
+    upstream = ((one, load_table(catalog, one)) for one in spec.upstream)
+    return any(t and changed_since(t, state.upstream.get(n)) != NO_DAYS for n, t in upstream)

@@ -18,6 +18,7 @@ from dagster import (
     build_sensor_context,
 )
 from dagster._core.test_utils import create_run_for_test
+from pyiceberg.table.snapshots import Snapshot
 
 from dataplatform import sensors
 from dataplatform.assets.raw import build_raw_assets
@@ -25,13 +26,19 @@ from dataplatform.assets.tables import build_table_assets
 from dataplatform.assets.views import build_view_assets
 from dataplatform.automation import build_jobs, build_schedules, build_sensors
 from dataplatform.lake.manifest import Cursor, Manifest, Slot, advance, marker_key
-from dataplatform.lake.schema import ensure_table
+from dataplatform.lake.schema import ensure_table, load_table
 from dataplatform.lake.state import TableState
+from dataplatform.profiles import ORIGIN_TAG
 from dataplatform.resources.lake import LakeResource
 from dataplatform.sensors import affected, arrivals_tick, inbox_tick
 from dataplatform.tables import all_specs
 
-T0 = datetime(2026, 11, 20, 23, 50, tzinfo=UTC)
+T0 = datetime(2026, 11, 20, 18, 5, tzinfo=UTC)
+"""A period has begun five minutes before; the next one begins at midnight."""
+MIDNIGHT = 355
+
+
+NOTHING = "Nothing has arrived."
 
 
 def at(minutes: float) -> datetime:
@@ -49,13 +56,25 @@ def land(lake: LakeResource, of: Slot, moment: datetime) -> None:
     )
 
 
-def build(lake: LakeResource, name: str, now: datetime) -> None:
-    """Let the table say that it has read all of its endpoints."""
+def build(
+    lake: LakeResource, name: str, now: datetime, changed: tuple[str, str] | None = None
+) -> None:
+    """Let the table say that it has read all of its inputs, and which days that changed."""
     spec = all_specs()[name]
     arrivals = lake.raw_zone.arrivals(Cursor(), {("coingecko", e) for e in spec.endpoints})
-    state = TableState(cursor=advance(Cursor(), arrivals, now))
+    heads = {one: head(lake, one) for one in spec.upstream}
+    state = TableState(
+        cursor=advance(Cursor(), arrivals, now),
+        upstream={one: seen.snapshot_id for one, seen in heads.items() if seen},
+        changed=changed,
+    )
     table = ensure_table(lake.catalog(), spec)
     table.append(table.schema().as_arrow().empty_table(), snapshot_properties=state.summary)
+
+
+def head(lake: LakeResource, name: str) -> Snapshot | None:
+    table = load_table(lake.catalog(), name)
+    return table.current_snapshot() if table else None
 
 
 @pytest.fixture
@@ -97,7 +116,7 @@ def names(defs: Definitions, job: str) -> set[str]:
 
 
 def test_nothing_has_arrived(lake: LakeResource, instance: DagsterInstance) -> None:
-    assert reason(arrivals_tick(None, lake, instance, at(0))) == "Nothing has arrived."
+    assert reason(arrivals_tick(None, lake, instance, at(0))) == NOTHING
 
 
 def test_an_arrival_builds_what_reads_it_once(
@@ -108,10 +127,10 @@ def test_an_arrival_builds_what_reads_it_once(
     selected = {key.path[-1] for key in request(first).asset_selection or []}
     assert {"ohlc", "ohlcv_daily", "quarantine"} <= selected
     assert not {"coins", "daily_prices"} & selected
-    assert reason(arrivals_tick(first.cursor, lake, instance, at(2))) == "Nothing has arrived."
-    # The overlap has passed, and the daemon was restarted: the cursor is all there is.
+    assert reason(arrivals_tick(first.cursor, lake, instance, at(2))) == NOTHING
+    # The overlap has passed: the cursor is all there is.
     late = arrivals_tick(first.cursor, lake, instance, at(100))
-    assert reason(late) == "Nothing has arrived."
+    assert reason(late) == NOTHING
 
 
 def test_a_manifest_that_comes_long_after_its_marker_is_not_missed(
@@ -136,6 +155,68 @@ def test_one_slot_marked_twice_is_one_request(
     assert first.run_requests
     for minute in (5, 60):
         assert reason(arrivals_tick(first.cursor, lake, instance, at(minute)))
+
+
+def test_what_a_failed_run_left_behind_is_asked_for_once_a_period(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    land(lake, slot(1), at(0))
+    cursor, asked = None, []
+    for minute in range(1, 3 * 24 * 60, 30):
+        # No run is ever seen: whatever was asked for has failed.
+        result = arrivals_tick(cursor, lake, instance, at(minute))
+        cursor = result.cursor
+        asked += [(minute, run) for run in result.run_requests or []]
+    assert len(asked) == 3 * 4, "four times a day"
+    assert len({run.run_key for _, run in asked}) == len(asked), "a used key is not asked for"
+    assert asked[1][0] >= MIDNIGHT
+    again = asked[1][1]
+    assert set(again.asset_selection or []) == set(asked[0][1].asset_selection or [])
+    assert again.tags["dataplatform/reason"] == "still behind"
+    for name in ("ohlc", "quarantine"):
+        build(lake, name, at(0))
+    assert reason(arrivals_tick(cursor, lake, instance, at(9000))) == NOTHING
+
+
+def test_a_table_behind_another_table_is_asked_for_again(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    build(lake, "coin_metrics_daily", at(0))
+    build(lake, "daily_prices", at(0), changed=("2026-01-01", "2026-01-01"))
+    left = arrivals_tick(None, lake, instance, at(1))
+    selected = {key.path[-1] for key in request(left).asset_selection or []}
+    assert {"coin_metrics_daily", "correlations", "drawdowns"} <= selected
+    assert not {"daily_prices", "coins"} & selected
+    build(lake, "coin_metrics_daily", at(2))
+    build(lake, "correlations", at(2))
+    build(lake, "market_daily", at(2))
+    assert reason(arrivals_tick(None, lake, instance, at(3))) == NOTHING
+
+
+def test_each_lake_has_a_cursor_of_its_own(tmp_path: Path, instance: DagsterInstance) -> None:
+    live, recorded = (LakeResource(home=str(tmp_path), origin=o) for o in ("live", "recorded"))
+    for lake in (live, recorded):
+        land(lake, slot(1), at(0))
+    cursor, asked = None, []
+    for minute, lake in enumerate([live, recorded, live, recorded], start=1):
+        result = arrivals_tick(cursor, lake, instance, at(minute))
+        cursor = result.cursor
+        asked += result.run_requests or []
+    assert [run.tags[ORIGIN_TAG] for run in asked] == ["live", "recorded"]
+    assert len({run.run_key for run in asked}) == 2
+    # What arrives while the other lake is in use is found after the switch back.
+    land(live, slot(2), at(5))
+    away = arrivals_tick(cursor, recorded, instance, at(6))
+    back = arrivals_tick(away.cursor, live, instance, at(7))
+    assert request(back).tags[ORIGIN_TAG] == "live"
+
+
+def test_the_cursor_of_an_earlier_release_is_passed_over(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    land(lake, slot(1), at(0))
+    old = Cursor(after=marker_key(slot(1), at(1))).model_dump_json()
+    assert arrivals_tick(old, lake, instance, at(2)).run_requests
 
 
 def test_a_run_key_stands_for_the_manifests(lake: LakeResource, instance: DagsterInstance) -> None:
@@ -213,11 +294,16 @@ def test_runs_that_build_no_table_hold_nothing_up(
 def test_a_dropped_file_is_asked_for_once_and_a_changed_one_again(
     lake: LakeResource, instance: DagsterInstance
 ) -> None:
-    soon = datetime.now(UTC) + timedelta(minutes=1)
+    # Far from now, as files bear today's time; a period begins at that hour.
+    soon = datetime(2099, 1, 1, tzinfo=UTC)
     assert reason(inbox_tick(lake, instance, soon)) == "The inbox is empty."
     lake.store.put("inbox/prices.csv", b"a")
     first = request(inbox_tick(lake, instance, soon)).run_key
     assert request(inbox_tick(lake, instance, soon)).run_key == first
+    assert request(inbox_tick(lake, instance, soon + timedelta(hours=5))).run_key == first
+    later = request(inbox_tick(lake, instance, soon + timedelta(hours=6)))
+    assert later.run_key != first, "the run may have failed"
+    assert later.tags[ORIGIN_TAG] == "live"
     lake.store.put("inbox/prices.csv", b"ab")
     assert request(inbox_tick(lake, instance, soon)).run_key != first
 

@@ -14,9 +14,11 @@ from dataplatform.resources.lake import LakeResource
 from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
 from dataplatform_tests.dagster_home import DagsterHome
+from dataplatform_tests.stored import holding
 
 KEY = "CG-a1b2c3d4e5f6g7h8i9j0"
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+PASSWORD = "horse-battery-staple"
 COINS = 260
 """More than one page of /coins/markets, which holds 250."""
 
@@ -32,18 +34,12 @@ def home(root: Path, server: CoinGeckoServer, key: str = KEY) -> DagsterHome:
         root,
         {
             "DATAPLATFORM_ORIGIN": "live",
-            "DATAPLATFORM_COINGECKO_BASE_URL": server.url,
+            "DATAPLATFORM_COINGECKO_BASE_URL": server.url.replace("://", f"://me:{PASSWORD}@"),
             "DATAPLATFORM_COINGECKO_API_KEY": key,
             "DATAPLATFORM_COINGECKO_CALLS_PER_MINUTE": "60000",
             "DATAPLATFORM_COINS": "bitcoin,ethereum,not-a-coin",
         },
     )
-
-
-def holding(root: Path, text: str) -> list[str]:
-    """Return the files below `root` that hold `text`."""
-    files = (p for p in root.rglob("*") if p.is_file())
-    return [str(p) for p in files if text.encode() in p.read_bytes()]
 
 
 def manifests(lake: Path, endpoint: str) -> list[Manifest]:
@@ -93,7 +89,7 @@ def test_the_lineage_on_an_api_that_misbehaves(tmp_path: Path, server: CoinGecko
             record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key]
             assert record.status.value == "FAILED", f"{check} says nothing"
 
-    assert holding(tmp_path, KEY) == []
+    assert holding(tmp_path, KEY) + holding(tmp_path, PASSWORD) == []
     assert holding(tmp_path, "brand_new_field"), "the search finds what is there"
 
     asked = len(server.seen)
@@ -113,7 +109,8 @@ def test_a_wrong_key_fails_the_run_with_cause_and_remedy(
     assert "DATAPLATFORM_COINGECKO_API_KEY" in done.stdout, "no remedy"
     assert "10002" in done.stdout, "no cause"
     assert len(server.seen) == 1, "a wrong key does not get right by asking again"
-    assert holding(tmp_path, wrong) == []
+    assert holding(tmp_path, server.url), "the search finds the address, without its password"
+    assert holding(tmp_path, wrong) + holding(tmp_path, PASSWORD) == []
 
 
 @pytest.mark.slow

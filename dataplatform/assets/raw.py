@@ -51,7 +51,8 @@ NO_UNREADABLE_FILES: Final = "no_unreadable_files"
 NO_RUN_RETRY: Final[Mapping[str, str]] = {"dagster/retry_on_asset_or_op_failure": "false"}
 """Run retries of the daemon ignore `allow_retries=False`; this run tag they heed."""
 
-# The client has been patient for ten minutes by then: what is left is an outage.
+# Minutes rather than seconds. The API's client has been patient for ten by then, and a full disk or
+# a locked catalog is not mended at once either.
 RETRY: Final = RetryPolicy(
     max_retries=2, delay=60, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS
 )
@@ -113,6 +114,7 @@ def inbox_asset() -> AssetsDefinition:
         description=inbox.description,
         kinds={"csv", "json", "parquet"},
         owners=OWNERS,
+        retry_policy=RETRY,
         check_specs=_check_specs(inbox),
         metadata=_declaration(inbox),
     )

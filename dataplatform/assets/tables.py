@@ -2,6 +2,9 @@
 
 Any subset can be selected. Each table is reported as soon as it is published; the first one whose
 audit fails ends the build, because what reads it would be built on rows that nobody accepted.
+
+What failed is tried again, unless it would fail the same way: in this process after a pause, and, as
+a JVM that died can't be had back in it, by the daemon in a new one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +25,6 @@ from dagster import (
     FreshnessPolicy,
     MaterializeResult,
     MetadataValue,
-    RetryRequested,
     TableColumn,
     TableColumnConstraints,
     TableConstraints,
@@ -32,7 +34,7 @@ from dagster import (
 
 from dataplatform.assets.lineage import lineage_metadata
 from dataplatform.assets.plots import markdown_table, plot_metadata
-from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, raw_key
+from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY, raw_key
 from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import NAMESPACE, Column, TableSpec
@@ -44,6 +46,8 @@ from dataplatform.tables import all_specs
 
 GROUP: Final = "tables"
 POOL: Final = "lake_writer"
+RUN_RETRY: Final[Mapping[str, str]] = {"dagster/retry_on_asset_or_op_failure": "true"}
+"""Has the daemon try a run again, though an asset's failure is none of its business otherwise."""
 ALL_ENDPOINTS: Final[Mapping[str, Endpoint]] = {e.name: e for e in (*ENDPOINTS, inbox)}
 
 
@@ -66,6 +70,7 @@ def build_table_assets(specs: Mapping[str, TableSpec] | None = None) -> AssetsDe
         check_specs=[check for spec in declared.values() for check in _check_specs(spec)],
         can_subset=True,
         pool=POOL,
+        retry_policy=RETRY,
     )
     def _tables(
         context: AssetExecutionContext, lake: LakeResource, spark: SparkLocalResource
@@ -83,25 +88,38 @@ def _build(
     declared: Mapping[str, TableSpec],
     selected: set[str],
 ) -> Iterator[MaterializeResult | AssetCheckResult]:
-    from dataplatform.lake.build import AuditFailedError, Builder, CommitConflictError, Lake
-    from dataplatform.lake.writer_lock import LakeBusyError
+    from dataplatform.lake.build import AuditFailedError, Builder, Lake
 
-    target = Lake(lake.raw_zone, lake.catalog(), ALL_ENDPOINTS, lake.lake_origin)
-    builder = Builder(target, declared, lambda: spark.session(lake))
     try:
+        target = Lake(lake.raw_zone, lake.catalog(), ALL_ENDPOINTS, lake.lake_origin)
+        builder = Builder(target, declared, lambda: spark.session(lake))
         with lake.writer_lock(context.run.run_id):
             for result in builder.build(selected):
                 context.log.info(_sentence(result))
                 yield _materialized(declared[result.table], declared, result, target)
-    except (CommitConflictError, LakeBusyError) as error:
-        # Another writer was in the way; what triggered this run will not trigger it again.
-        raise RetryRequested(max_retries=2, seconds_to_wait=60) from error
-    except AuditFailedError as error:
-        # The same rows fail the same audit: a person has to look.
+    except _permanent() as error:
         context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
-        yield from _check_results(declared[error.result.table], error.result)
+        if isinstance(error, AuditFailedError):
+            yield from _check_results(declared[error.result.table], error.result)
         meanwhile = getattr(error, "__notes__", [])
-        raise Failure("\n".join([str(error), *meanwhile]), allow_retries=False) from None
+        raise Failure("\n".join([str(error), *meanwhile]), allow_retries=False) from error
+    except Exception:
+        context.instance.add_run_tags(context.run.run_id, dict(RUN_RETRY))
+        raise
+
+
+def _permanent() -> tuple[type[Exception], ...]:
+    """Return the failures that the same rows and the same code give again: a person has to look.
+
+    A call of its own, as Spark is imported only where something failed.
+    """
+    from pyspark.errors import AnalysisException
+
+    from dataplatform.lake.build import AuditFailedError
+    from dataplatform.lake.jvm import JavaNotFoundError
+    from dataplatform.lake.schema import SchemaChangeError
+
+    return (AuditFailedError, SchemaChangeError, JavaNotFoundError, AnalysisException)
 
 
 def _sentence(result: Any) -> str:

@@ -26,9 +26,10 @@ from dagster import (
 
 from dataplatform.assets.lineage import lineage_metadata, relation_key
 from dataplatform.assets.plots import plot_metadata, preview_markdown
-from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS
-from dataplatform.lake.view_engine import Answer, drift, verify
+from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY
+from dataplatform.lake.view_engine import Answer, ViewEngine, drift, verify
 from dataplatform.lake.views import VIEW_SCHEMA, ViewError, ViewSpec
+from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.views import ViewsResource
 from dataplatform.views import all_views, table_columns
 
@@ -85,6 +86,7 @@ def _view_asset(
         kinds={"view", "sql", engine_kind},
         owners=OWNERS,
         code_version=view.code_version,
+        retry_policy=RETRY,
         automation_condition=refresh(),
         freshness_policy=_FRESHNESS,
         check_specs=[AssetCheckSpec(ANSWERS, asset=key, description="The view runs and has rows.")],
@@ -93,8 +95,10 @@ def _view_asset(
             "dagster/table_name": str(view.relation),
         },
     )
-    def _view(context: AssetExecutionContext, views: ViewsResource) -> MaterializeResult:
-        answer, changed = _deployed(context, views, view)
+    def _view(
+        context: AssetExecutionContext, lake: LakeResource, views: ViewsResource
+    ) -> MaterializeResult:
+        answer, changed = _deployed(context, views.engine(lake), view, views.sample_rows)
         return MaterializeResult(
             metadata={
                 **_metadata(view, declared, answer),
@@ -108,13 +112,15 @@ def _view_asset(
 
 
 def _deployed(
-    context: AssetExecutionContext, views: ViewsResource, view: ViewSpec
+    context: AssetExecutionContext, engine: ViewEngine, view: ViewSpec, sample_rows: int
 ) -> tuple[Answer, bool]:
-    from dataplatform.lake.dialect import QueryError
+    from dataplatform.lake.dialect import EngineFailedError, QueryError
 
     try:
-        changed = views.engine.deploy(view)
-        return verify(views.engine, view), changed
+        changed = engine.deploy(view)
+        return verify(engine, view, sample_rows), changed
+    except EngineFailedError:
+        raise
     except (QueryError, ViewError) as error:
         # The same SQL over the same tables fails again: neither step nor run is worth a retry.
         context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
@@ -180,10 +186,11 @@ def build_view_checks(views: Mapping[str, ViewSpec] | None = None) -> AssetCheck
         can_subset=True,
     )
     def _drift(
-        context: AssetCheckExecutionContext, views: ViewsResource
+        context: AssetCheckExecutionContext, lake: LakeResource, views: ViewsResource
     ) -> Iterator[AssetCheckResult]:
+        engine = views.engine(lake)
         for check in sorted(context.selected_asset_check_keys, key=lambda check: check.asset_key):
-            yield _drift_result(check.asset_key, drift(views.engine, by_key[check.asset_key]))
+            yield _drift_result(check.asset_key, drift(engine, by_key[check.asset_key]))
 
     return _drift
 

@@ -209,6 +209,8 @@ def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: b
     from dagster import DagsterInstance
     from dagster._core.utils import make_new_run_id
 
+    from dataplatform.profiles import ORIGIN_TAG
+
     run_id = make_new_run_id()
     # To the log file goes everything; on the screen INFO is what Dagster's own CLI shows.
     level = "INFO" if verbose else "DEBUG"
@@ -221,7 +223,7 @@ def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: b
             asset_selection=list(plan.assets),
             raise_on_error=False,
             run_id=run_id,
-            tags={"dataplatform/origin": lake.origin, "dataplatform/started_by": "dp run"},
+            tags={ORIGIN_TAG: lake.origin, "dataplatform/started_by": "dp run"},
         )
     return result.success
 

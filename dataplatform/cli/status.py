@@ -224,6 +224,8 @@ def _materializations(settings: "Settings", origin: "Origin") -> Events:
         return {}
     from dagster import AssetKey, DagsterInstance
 
+    from dataplatform.profiles import ORIGIN_TAG
+
     found = {}
     with DagsterInstance.from_config(str(home)) as instance:
         keys = [AssetKey(list(path)) for path in _asset_paths()]
@@ -231,7 +233,7 @@ def _materializations(settings: "Settings", origin: "Origin") -> Events:
             if entry is None or entry.asset_materialization is None:
                 continue
             run = instance.get_run_by_id(entry.run_id)
-            told = run.tags.get("dataplatform/origin", origin) if run else origin
+            told = run.tags.get(ORIGIN_TAG, origin) if run else origin
             metadata = {n: v.value for n, v in entry.asset_materialization.metadata.items()}
             if metadata.get("origin", told) == origin:
                 at = datetime.fromtimestamp(entry.timestamp, UTC)

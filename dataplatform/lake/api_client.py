@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final, NoReturn
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import orjson
@@ -18,6 +19,7 @@ from dataplatform.lake.api_errors import (
     TransientApiError,
     error_of,
     retry_after_seconds,
+    without_userinfo,
 )
 from dataplatform.lake.budget import SharedBudget
 
@@ -64,12 +66,13 @@ class ApiClient:
     Args:
         base_url: what every path follows; a user name and password in it are kept out of all texts.
         budget: paces the calls of all processes.
-        secret_headers: headers that carry a key; their values are cut out of every message.
+        secret_headers: headers that carry a key; their values are cut out of every message, as is the
+            password in `base_url`.
         patience: time limits.
         sleep: waits that many seconds.
     """
 
-    base_url: str
+    base_url: str = field(repr=False)
     budget: SharedBudget
     secret_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     patience: Patience = field(default_factory=Patience)
@@ -187,13 +190,19 @@ class ApiClient:
         # `from None`: what httpx raised holds the request, and with it the key.
         raise TransientApiError(shown, self._clean(cause), remedy) from None
 
+    @cached_property
+    def _secrets(self) -> tuple[str, ...]:
+        password = urlsplit(self.base_url).password
+        passwords = (password, unquote(password)) if password else ()
+        return (*self.secret_headers.values(), *passwords)
+
     def _clean(self, text: str) -> str:
-        for secret in self.secret_headers.values():
+        for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
     def _clean_bytes(self, body: bytes) -> bytes:
-        for secret in self.secret_headers.values():
+        for secret in self._secrets:
             body = body.replace(secret.encode(), b"***")
         return body
 
@@ -217,12 +226,6 @@ class ApiClient:
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
-
-
-def without_userinfo(url: str) -> str:
-    """Return the address as it may be shown: without the user and password of a proxy."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def json_of(response: Response) -> Any:

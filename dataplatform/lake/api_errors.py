@@ -14,6 +14,7 @@ import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
@@ -194,3 +195,9 @@ def _parse_text(text: str) -> tuple[int | None, str | None]:
     """Read the firewall's page, which is HTML or plain text."""
     found = re.search(r"error code:?\s*(?:</?\w+>\s*)*(\d{4,5})", text, re.IGNORECASE)
     return (int(found.group(1)), None) if found else (None, None)
+
+
+def without_userinfo(url: str) -> str:
+    """Return the address as it may be shown: without the user and password of a proxy."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -20,6 +20,10 @@ class QueryError(ValueError):
     """A query that can't be answered; the message says why and what to do."""
 
 
+class EngineFailedError(QueryError):
+    """The engine could not do its work: disk, memory, a file that is gone. It may next time."""
+
+
 def parse_query(sql: str) -> exp.Query:
     """Parse one reading statement of Trino SQL.
 

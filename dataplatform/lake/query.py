@@ -25,6 +25,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from dataplatform.lake.dialect import (
+    EngineFailedError,
     QueryError,
     parse_query,
     readable,
@@ -363,7 +364,8 @@ def _engine_errors() -> Generator[None]:
         yield
     except duckdb.Error as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise QueryError(" ".join(lines[:2])) from error
+        failed = isinstance(error, duckdb.OperationalError)
+        raise (EngineFailedError if failed else QueryError)(" ".join(lines[:2])) from error
 
 
 def _narrowed(reader: pa.RecordBatchReader, engine_types: Sequence[str]) -> pa.RecordBatchReader:

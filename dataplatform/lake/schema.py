@@ -5,7 +5,7 @@ from functools import cache
 from typing import Final
 
 from pyiceberg.catalog import Catalog
-from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.exceptions import NoSuchTableError, ValidationError
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
@@ -148,7 +148,7 @@ def _evolve(table: Table, spec: TableSpec) -> None:
         try:
             with table.update_schema() as update:
                 update.union_by_name(declared)
-        except Exception as error:
+        except (ValueError, ValidationError) as error:
             raise SchemaChangeError(
                 f"{spec.name}: the declared schema can't be reached from the live one: {error}."
                 " Iceberg widens int to bigint and adds columns; anything else needs a new column."

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import ConfigurableResource
-from pydantic import Field
+from pydantic import ConfigDict, Field, field_validator
 
+from dataplatform.lake.api_errors import without_userinfo
 from dataplatform.profiles import DEFAULT_COINS, Settings, Tier
 
 if TYPE_CHECKING:
@@ -61,12 +62,13 @@ class Reachability:
 class CoinGeckoResource(ConfigurableResource):
     """The CoinGecko API.
 
-    The key is no field: Dagster keeps a resource's fields in its database. It is read from
-    `DATAPLATFORM_COINGECKO_API_KEY` (or `.env`) when the first request is made.
+    Secrets are no fields: Dagster keeps a resource's fields in its database. The key is read from
+    `DATAPLATFORM_COINGECKO_API_KEY` (or `.env`) when the first request is made, and so are a
+    proxy's user and password, from `DATAPLATFORM_COINGECKO_BASE_URL`.
 
     Attributes:
         tier: keyless, demo or pro; None, demo where there is a key, else keyless.
-        base_url: another address of the API, for a proxy or a test.
+        base_url: another address of the API, for a test or a proxy, without user and password.
         calls_per_minute: the budget; None, the tier's own.
         state_folder: where the budget that all processes share is kept.
         coins: ids whose history is fetched.
@@ -75,6 +77,9 @@ class CoinGeckoResource(ConfigurableResource):
         read_timeout: seconds to wait for the next bytes of an answer.
         total_timeout: seconds for all attempts at one request together.
     """
+
+    # What is refused is not repeated in the refusal.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     # Dagster's config knows no Literal.
     tier: str | None = None
@@ -87,12 +92,23 @@ class CoinGeckoResource(ConfigurableResource):
     read_timeout: float = 30.0
     total_timeout: float = 600.0
 
+    @field_validator("base_url")
+    @classmethod
+    def _refuse_secrets(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value:
+            raise ValueError(
+                "Dagster would store the user and password in this address. Remedy: give both in"
+                " DATAPLATFORM_COINGECKO_BASE_URL only, their / and @ percent-encoded."
+            )
+        return value
+
     @classmethod
     def from_settings(cls, settings: Settings) -> "CoinGeckoResource":
-        """Describe the API as the settings say; the key stays where it is."""
+        """Describe the API as the settings say; what is secret stays there."""
+        address = settings.coingecko_base_url
         return cls(
             tier=settings.coingecko_tier,
-            base_url=settings.coingecko_base_url,
+            base_url=without_userinfo(address) if address else None,
             calls_per_minute=settings.coingecko_calls_per_minute,
             state_folder=str(settings.home),
             coins=list(settings.coins),
@@ -129,7 +145,7 @@ class CoinGeckoResource(ConfigurableResource):
 
     def ping(self) -> Reachability:
         """Ask whether the API is there: one short try, not paced, not retried."""
-        from dataplatform.lake.api_client import json_of, without_userinfo
+        from dataplatform.lake.api_client import json_of
         from dataplatform.lake.api_errors import ApiError, PermanentApiError
 
         try:
@@ -157,8 +173,12 @@ class CoinGeckoResource(ConfigurableResource):
         """Return the calls used this minute and month, the limits, and what is left."""
         return self._shared_budget.status()
 
-    @property
+    @cached_property
     def _address(self) -> str:
+        """The API's address, with what the settings' one holds beyond the field."""
+        whole = Settings().coingecko_base_url
+        if whole and without_userinfo(whole) == self.base_url:
+            return whole
         return self.base_url or self.rules.base_url
 
     @cached_property

@@ -5,11 +5,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, InitResourceContext
+from pydantic import PrivateAttr
 
 from dataplatform.lake.manifest import Origin, RawZone
 from dataplatform.lake.object_store import ObjectStore, open_folder
-from dataplatform.profiles import LocalLake
+from dataplatform.profiles import ORIGIN_TAG, LocalLake
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 class LakeResource(ConfigurableResource):
     """The embedded lake: folders and a SQLite catalog, opened when first used.
+
+    A run works on one lake from its start to its end: whatever else needs the lake is given this
+    resource rather than told where it lies.
 
     Attributes:
         home: the state folder, `.dataplatform` by default.
@@ -26,13 +30,27 @@ class LakeResource(ConfigurableResource):
     home: str = ".dataplatform"
     # Dagster's config knows no Literal.
     origin: str | None = None
+    _of_run: str | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: InitResourceContext) -> None:
+        """Settle which lake a run works on, and note it on the run for those that retry it.
+
+        A tag that is there decides: the sensor that asked for the run had that lake in view, or the
+        run is tried again.
+        """
+        if context.run is None or context.instance is None:
+            return
+        self._of_run = context.run.tags.get(ORIGIN_TAG)
+        if self.lake_origin != self._of_run:
+            context.instance.add_run_tags(context.run.run_id, {ORIGIN_TAG: self.lake_origin})
 
     @cached_property
     def folders(self) -> LocalLake:
         """Where everything lies."""
-        if self.origin not in ("live", "recorded", None):
-            raise ValueError(f"origin is live or recorded, not {self.origin!r}")
-        return LocalLake(Path(self.home), self.origin)
+        origin = self._of_run or self.origin
+        if origin not in ("live", "recorded", None):
+            raise ValueError(f"origin is live or recorded, not {origin!r}")
+        return LocalLake(Path(self.home), origin)
 
     @property
     def lake_origin(self) -> Origin:

@@ -1,10 +1,10 @@
 """The engine behind the schema `analytics` as a resource."""
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dagster import ConfigurableResource
+from pydantic import PrivateAttr
 
 from dataplatform.lake.view_engine import ViewEngine
 from dataplatform.resources.lake import LakeResource
@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 
 class ViewsResource(ConfigurableResource, ABC):
-    """Where views are deployed and queried; each profile brings its own."""
+    """Where views are deployed and queried; each profile brings its own.
 
-    @property
+    Attributes:
+        sample_rows: the most rows of a view that a run reads for its preview and plot.
+    """
+
+    sample_rows: int = 1000
+
     @abstractmethod
-    def engine(self) -> ViewEngine:
-        """The engine, opened when first used."""
+    def engine(self, lake: LakeResource) -> ViewEngine:
+        """Return the engine over the run's lake, opened at the first call."""
 
     @property
     @abstractmethod
@@ -30,29 +35,19 @@ class ViewsResource(ConfigurableResource, ABC):
 class EmbeddedViews(ViewsResource):
     """Profile local: the same Trino SQL on DuckDB.
 
-    The lake is named as `LakeResource` names it, rather than nested: Dagster 1.13 warns of its own
-    deprecated `dagster_run` whenever a resource holds another.
-
-    Attributes:
-        home: the state folder, `.dataplatform` by default.
-        origin: live or recorded; None, the one that `dp run` used last.
+    The lake is an argument rather than nested: Dagster 1.13 warns of its own deprecated
+    `dagster_run` whenever a resource holds another.
     """
 
-    home: str = ".dataplatform"
-    # Dagster's config knows no Literal.
-    origin: str | None = None
+    _engine: "EmbeddedEngine | None" = PrivateAttr(default=None)
 
-    @cached_property
-    def _embedded(self) -> "EmbeddedEngine":
-        from dataplatform.lake.query import EmbeddedEngine
+    def engine(self, lake: LakeResource) -> ViewEngine:
+        """Return DuckDB over the lake's current tables."""
+        if self._engine is None:
+            from dataplatform.lake.query import EmbeddedEngine
 
-        lake = LakeResource(home=self.home, origin=self.origin)
-        return EmbeddedEngine(lake.folders, lake.catalog())
-
-    @property
-    def engine(self) -> ViewEngine:
-        """DuckDB over the lake's current tables."""
-        return self._embedded
+            self._engine = EmbeddedEngine(lake.folders, lake.catalog())
+        return self._engine
 
     @property
     def engine_name(self) -> str:

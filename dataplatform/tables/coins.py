@@ -1,10 +1,11 @@
 """The history of every coin's listing: one row a coin and version (slowly changing, type 2).
 
 Traps handled here: symbols are no key and change; ids are retired and come back; an excerpt of the
-list says nothing about the coins that it leaves out; the same id can stand twice in one list. The
-result does not depend on how many listings one build applies: the state before is the base, each
-listing is compared with what went before it, and only versions that are new or were closed are
-given.
+list says nothing about the coins that it leaves out; the same id can stand twice in one list; a
+coin whose entry is quarantined is listed all the same, and where an entry does not say whose it is,
+nobody is known to be missing. The result does not depend on how many listings one build applies: the
+state before is the base, each listing is compared with what went before it, and only versions that
+are new or were closed are given.
 """
 
 from typing import TYPE_CHECKING
@@ -22,16 +23,32 @@ def transform(inputs: Inputs) -> "DataFrame":
     complete listing in between, if any, missed the coin and delists it; then the sighting relists
     it, or renames it where symbol or name differ. A current version counts as a sighting before all
     listings. Each sighting gives up to two versions: its own, and the delisting after it.
+
+    A rejected entry is no sighting, as it may lie about symbol and name: it keeps its listing from
+    missing its coin or, where its id can't be read, from missing any.
     """
-    return inputs.sql("""
-        WITH complete_listings AS (
-          SELECT sort_array(collect_list(listing)) AS listings
+    return inputs.sql(
+        """
+        WITH rejected AS (
+          SELECT slot, collect_set(id) AS ids, bool_or(id IS NULL) AS has_unknown
           FROM (
-            SELECT struct(slot_at AS at, min(raw_key) AS raw_key, min(origin) AS origin) AS listing
+            SELECT regexp_extract(raw_key, '(.*)/') AS slot, get_json_object(record, '$.id') AS id
+            FROM {rejects}
+          )
+          GROUP BY slot
+        ),
+        complete_listings AS (
+          SELECT sort_array(collect_list(struct(at, raw_key, origin, ids AS rejected))) AS listings
+          FROM (
+            SELECT
+              slot_at AS at, min(raw_key) AS raw_key, min(origin) AS origin,
+              regexp_extract(min(raw_key), '(.*)/') AS slot
             FROM {coins_list}
             WHERE complete
             GROUP BY slot_at
           )
+          LEFT JOIN rejected USING (slot)
+          WHERE NOT coalesce(has_unknown, false)
         ),
         sightings AS (
           SELECT
@@ -48,7 +65,11 @@ def transform(inputs: Inputs) -> "DataFrame":
           SELECT
             *,
             get(
-              filter((SELECT listings FROM complete_listings), one -> one.at > valid_from), 0
+              filter(
+                (SELECT listings FROM complete_listings),
+                one -> one.at > valid_from
+                  AND NOT coalesce(array_contains(one.rejected, coin_id), false)
+              ), 0
             ) AS next_complete
           FROM (
             SELECT *, row_number() OVER (
@@ -114,7 +135,9 @@ def transform(inputs: Inputs) -> "DataFrame":
           symbol, name, status, change, origin, fetched_at, raw_key
         FROM dated
         WHERE NOT is_published OR valid_to IS NOT NULL
-    """)
+        """,
+        rejects=inputs.rejects("coins_list"),
+    )
 
 
 spec = TableSpec(

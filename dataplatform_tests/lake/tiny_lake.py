@@ -102,11 +102,16 @@ class TinyLake:
         conf = sqlite_spark_conf(self.root / "catalog.db", self.root / "warehouse")
         return lake_session(self.jvm, conf)
 
-    def land(self, fetched_at: str, records: Sequence[Mapping[str, object]] | bytes) -> str:
+    def land(
+        self,
+        fetched_at: str,
+        records: Sequence[Mapping[str, object]] | bytes,
+        endpoint: str = "quotes",
+    ) -> str:
         """Commit one slot that holds these records (or this body); return its file's key."""
         body = records if isinstance(records, bytes) else json.dumps(records).encode()
         fetched = at(fetched_at)
-        slot = Slot(source="test", endpoint="quotes", day=fetched.date(), name=f"{fetched:%H%M%S}")
+        slot = Slot(source="test", endpoint=endpoint, day=fetched.date(), name=f"{fetched:%H%M%S}")
         key, size = write_body(self.zone, slot, "body", "json", body)
         self._commit(slot, fetched, key, size, body)
         return key

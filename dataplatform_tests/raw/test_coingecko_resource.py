@@ -1,8 +1,11 @@
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from pydantic import ValidationError
 
 from dataplatform.lake.api_errors import PermanentApiError
 from dataplatform.profiles import Settings
@@ -10,6 +13,7 @@ from dataplatform.resources.coingecko import TIERS, CoinGeckoResource
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
 
 KEY = "CG-verysecretkey123"
+PASSWORD = "horse battery staple"
 
 
 @pytest.fixture
@@ -59,6 +63,34 @@ def test_settings_become_fields_without_the_key(monkeypatch: pytest.MonkeyPatch)
     made = CoinGeckoResource.from_settings(Settings())
     assert made.coins == ["bitcoin", "monero"]
     assert KEY not in repr(made) + made.model_dump_json()
+
+
+def test_a_proxy_gets_its_password_and_dagster_does_not(
+    tmp_path: Path, server: CoinGeckoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = server.url.replace("://", f"://me:{quote(PASSWORD)}@")
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_BASE_URL", whole)
+    monkeypatch.setenv("DATAPLATFORM_HOME", str(tmp_path))
+    made = CoinGeckoResource.from_settings(Settings())
+    assert made.base_url == server.url
+    server.script(Fault.error(401, {"error": f"{PASSWORD} or {quote(PASSWORD)}?"}))
+    told = made.ping().detail
+    told += made.ping().detail
+    sent = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
+    assert {seen.headers["authorization"] for seen in server.seen} == {f"Basic {sent}"}
+    for text in (told, repr(made.client), repr(Settings()), repr(made), made.model_dump_json()):
+        assert PASSWORD not in text
+        assert quote(PASSWORD) not in text
+    # Somebody else's proxy gets nobody's password.
+    assert resource(tmp_path, "http://127.0.0.1:1").client.base_url == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("address", ["http://me:pa%20ss@proxy", "http://me:pa/ss@proxy"])
+def test_a_password_in_the_field_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(ValidationError, match="DATAPLATFORM_COINGECKO_BASE_URL") as caught:
+        CoinGeckoResource(base_url=address)
+    assert "ss@" not in str(caught.value)
+    assert "ss@" not in repr(caught.value)
 
 
 def test_limits_of_a_pro_key_come_from_the_api_once_an_hour_for_all(

@@ -1,4 +1,3 @@
-import gzip
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -23,8 +22,10 @@ from dataplatform.raw.coingecko import global_
 from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
+from dataplatform_tests.stored import holding
 
 KEY = "CG-verysecretkey123"
+PASSWORD = "horse-battery-staple"
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date()
 ASSETS = {asset.key.path[1]: asset for asset in build_raw_assets()}
 
@@ -195,18 +196,8 @@ def test_an_unreadable_drop_warns(tmp_path: Path, instance: DagsterInstance) -> 
     assert list(folder.iterdir()) == []
 
 
-def everything_stored(folder: Path) -> str:
-    """Return all that lies below `folder`, packed files unpacked."""
-    parts = []
-    for path in folder.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            parts.append(gzip.decompress(content) if path.suffix == ".gz" else content)
-    return b"\n".join(parts).decode(errors="replace")
-
-
 @pytest.mark.parametrize("refused", [False, True])
-def test_the_key_is_nowhere(
+def test_secrets_are_nowhere(
     tmp_path: Path,
     instance: DagsterInstance,
     server: CoinGeckoServer,
@@ -216,23 +207,26 @@ def test_the_key_is_nowhere(
     refused: bool,
 ) -> None:
     monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", KEY)
+    proxy = server.url.replace("://", f"://me:{PASSWORD}@")
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_BASE_URL", proxy)
     caplog.set_level(logging.DEBUG)
     server.key = KEY
     if refused:
-        # An API that repeats the key in its refusal, at the first and at a later request.
-        server.script(Fault.error(500, {"error": f"bad {KEY}"}))
+        # An API that repeats them in its refusal, at the first and at a later request.
+        server.script(Fault.error(500, {"error": f"bad {KEY} {PASSWORD}"}))
         server.script(Fault.error(401, {"error": f"{KEY} has expired"}, path="/ohlc"))
     chosen = [ASSETS["coins_list"], ASSETS["ohlc"]]
     result = run(tmp_path, instance, chosen, server.url, patience=10)
     assert {seen.headers.get("x-cg-demo-api-key") for seen in server.seen} == {KEY}
+    assert all(seen.headers["authorization"].startswith("Basic ") for seen in server.seen)
     logs = instance.all_logs(result.run_id)
     captured = capfd.readouterr()
     told = "".join(str(log) for log in logs) + captured.out + captured.err + caplog.text
-    stored = everything_stored(tmp_path)
     # The search finds what is there: the run in Dagster's database, the coins in the lake.
-    assert result.run_id in stored
-    assert '"id": "bitcoin"' in stored
-    assert KEY not in stored
-    assert KEY not in told
+    assert holding(tmp_path, result.run_id)
+    assert holding(tmp_path, '"id": "bitcoin"')
+    for secret in (KEY, PASSWORD):
+        assert holding(tmp_path, secret) == []
+        assert secret not in told
     if refused:
-        assert "*** has expired" in stored
+        assert holding(tmp_path, "*** has expired")

@@ -1,21 +1,29 @@
 """The history of listings: what happened is told the same, however it was batched."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataplatform.raw.coingecko import coins_list
 from dataplatform.tables.coins import spec
+from dataplatform_tests.lake.tiny_lake import TinyLake
 from dataplatform_tests.tables.memory_inputs import MemoryInputs, Row, at, lineage, merged
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 START = at("2026-01-01T00:00:05")
+
+
+NAMELESS = ""
+"""The name of a coin whose entry has none: it is quarantined."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,19 @@ class Listing:
         return [
             {"id": coin, "symbol": name[:1], "name": name, **where}
             for coin, name in self.names.items()
+            if name != NAMELESS
         ]
+
+    @property
+    def rejects(self) -> list[Row]:
+        return [
+            self.reject(json.dumps({"id": coin, "symbol": "s"}))
+            for coin, name in self.names.items()
+            if name == NAMELESS
+        ]
+
+    def reject(self, record: str | None, reason: str = "name: missing") -> Row:
+        return {**lineage(self.moment), "record": record, "reject_reason": reason}
 
 
 def listings(*names: dict[str, str], excerpts: Sequence[int] = ()) -> list[Listing]:
@@ -47,10 +67,19 @@ def applied(spark: "SparkSession", *batches: list[Listing]) -> list[Row]:
     """Return the table after each batch was built on top of what the ones before left."""
     table: list[Row] = []
     for batch in batches:
-        records = [record for listing in batch for record in listing.records]
-        rows = MemoryInputs(spark, spec, {"coins_list": records}, own=table).rows()
-        table = merged(spec, table, rows)
+        rejects = [reject for listing in batch for reject in listing.rejects]
+        table = applied_with(spark, table, batch, rejects)
     return table
+
+
+def applied_with(
+    spark: "SparkSession", table: list[Row], batch: Sequence[Listing], rejects: Sequence[Row]
+) -> list[Row]:
+    """Return the table after one batch and its rejected entries were built on top of it."""
+    records = {"coins_list": [record for listing in batch for record in listing.records]}
+    rejected = {"coins_list": rejects}
+    rows = MemoryInputs(spark, spec, records, own=table, rejected=rejected).rows()
+    return merged(spec, table, rows)
 
 
 def story(table: Sequence[Row], coin: str) -> list[tuple[int, str, str]]:
@@ -64,7 +93,8 @@ def folded(given: Sequence[Listing]) -> dict[str, list[tuple[int, str, str]]]:
     stories: dict[str, list[tuple[int, str, str]]] = {}
     for listing in given:
         day = (listing.moment - START).days
-        for coin, name in listing.names.items():
+        named = {coin: name for coin, name in listing.names.items() if name != NAMELESS}
+        for coin, name in named.items():
             past = stories.setdefault(coin, [])
             if not past:
                 past.append((day, "new", name))
@@ -110,6 +140,66 @@ def test_an_excerpt_adds_and_renames_but_never_delists(spark: "SparkSession") ->
     assert story(table, "c") == [(1, "new", "new")]
 
 
+def test_a_coin_whose_entry_is_quarantined_is_neither_delisted_nor_renamed(
+    spark: "SparkSession",
+) -> None:
+    given = listings(
+        {"a": "alpha", "z": "zeta"},
+        {"a": NAMELESS, "z": "zeta"},
+        {"a": "alpha", "z": "zeta", "n": NAMELESS},
+        {"z": "zeta"},
+        {"a": NAMELESS, "z": "zeta"},
+        {"a": "alpha", "z": "zeta"},
+    )
+    for table in (applied(spark, given), applied(spark, *[[listing] for listing in given])):
+        assert story(table, "a") == [
+            (0, "new", "alpha"),
+            (3, "delisted", "alpha"),
+            (5, "relisted", "alpha"),
+        ]
+        assert story(table, "n") == []
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    ['{"symbol": "a", "name": "alpha"}', '{"id": null}', '{"id": "a", "platf', "7", None],
+    ids=["no id", "null", "cut off", "no object", "no text"],
+)
+def test_an_entry_that_does_not_say_whose_it_is_delists_nobody(
+    spark: "SparkSession", unreadable: str | None
+) -> None:
+    first, second, third = listings({"a": "alpha", "z": "zeta"}, {"z": "eta"}, {"z": "eta"})
+    table = applied(spark, [first])
+    table = applied_with(spark, table, [second], [second.reject(unreadable, "id: missing")])
+    assert story(table, "a") == [(0, "new", "alpha")]
+    assert story(table, "z") == [(0, "new", "zeta"), (1, "renamed", "eta")]
+    # The next listing says it all.
+    assert story(applied_with(spark, table, [third], []), "a")[-1] == (2, "delisted", "alpha")
+
+
+@pytest.mark.parametrize(
+    ("entry", "delisted"),
+    [
+        ({"id": "a", "symbol": "a"}, {"b"}),
+        # Beyond the 2,000 characters that are kept, the text is cut off and no JSON any more.
+        ({"id": "a", "platforms": {"ethereum": "0" * 2000}}, set()),
+    ],
+)
+def test_a_rejected_entry_is_recognised_in_its_raw_file(
+    tmp_path: Path, spark: "SparkSession", entry: Row, delisted: set[str]
+) -> None:
+    names = ("a", "b", "z")
+    listed = [{"id": name, "symbol": name, "name": name, "platforms": {}} for name in names]
+    endpoint = replace(coins_list, source="test")
+    lake = TinyLake(tmp_path, spark, {endpoint.name: endpoint})
+    for day, listing in (("01", listed), ("02", [entry, listed[-1]])):
+        lake.land(f"2026-01-{day}T00:00:05", listing, endpoint.name)
+        lake.build(spec)
+    found = lake.rows("coins", "coin_id", "status")
+    assert {coin for coin, status in found if status == "delisted"} == delisted
+    assert {coin for coin, _ in found} == set(names)
+
+
 def test_an_id_twice_in_one_listing_is_one_version(spark: "SparkSession") -> None:
     (listing,) = listings({"a": "alpha"})
     records = [*listing.records, *[r | {"record_hash": "x"} for r in listing.records]]
@@ -123,7 +213,7 @@ def test_a_listing_that_changes_nothing_gives_nothing(spark: "SparkSession") -> 
     assert MemoryInputs(spark, spec, {"coins_list": second.records}, own=table).rows() == []
 
 
-_names = st.sampled_from([None, "alpha", "alpha", "beta"])
+_names = st.sampled_from([None, "alpha", "alpha", "beta", NAMELESS])
 _histories = st.lists(st.lists(_names, min_size=5, max_size=5), min_size=8, max_size=24)
 
 
@@ -139,7 +229,7 @@ def test_the_story_does_not_depend_on_the_batches(
     spark: "SparkSession", histories: list[list[str | None]], excerpts: set[int], cut: int
 ) -> None:
     days = [
-        {f"coin{n}": name for n, past in enumerate(histories) if (name := past[day])}
+        {f"coin{n}": name for n, past in enumerate(histories) if (name := past[day]) is not None}
         for day in range(5)
     ]
     # One coin is always there: a listing without any record is no listing.

@@ -22,7 +22,8 @@ from dagster import (
     materialize,
 )
 
-from dataplatform.assets.raw import NO_RUN_RETRY
+from dataplatform.assets import views
+from dataplatform.assets.raw import NO_RUN_RETRY, RETRY
 from dataplatform.assets.views import ANSWERS, DRIFT, build_view_assets, build_view_checks
 from dataplatform.lake.views import ViewSpec, parse_view
 from dataplatform.resources.lake import LakeResource
@@ -54,7 +55,10 @@ def prices(lake: SmallLake) -> SmallLake:
 
 
 def resources(lake: SmallLake) -> dict[str, Any]:
-    return {"views": EmbeddedViews(home=str(lake.folders.home), origin="recorded")}
+    return {
+        "lake": LakeResource(home=str(lake.folders.home), origin="recorded"),
+        "views": EmbeddedViews(),
+    }
 
 
 def run(
@@ -164,6 +168,18 @@ def test_a_broken_view_fails_with_its_reason_and_no_retry(prices: SmallLake) -> 
     assert prices.engine.deployed() == []
 
 
+def test_an_engine_that_fails_is_tried_again(
+    prices: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "RETRY", RETRY._replace(delay=0.01))
+    for file in prices.folders.warehouse.rglob("data/**/*.parquet"):
+        file.unlink()
+    result = run(prices)
+    assert not result.success
+    retried = [e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
+    assert len(retried) == 2
+
+
 def test_a_view_over_a_table_that_is_not_built_fails(lake: SmallLake) -> None:
     assert not run(lake, {"cheap": CHEAP}).success
 
@@ -200,7 +216,7 @@ def test_drift_is_found_without_building_anything(prices: SmallLake) -> None:
 def requested(
     assets: list[AssetsDefinition], instance: DagsterInstance, cursor: Any
 ) -> tuple[set[str], Any]:
-    defs = Definitions(assets=assets, resources={"views": EmbeddedViews()})
+    defs = Definitions(assets=assets, resources={"lake": LakeResource(), "views": EmbeddedViews()})
     tick = evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
     asked = {key.path[-1] for key in _names(VIEWS) if tick.get_num_requested(key)}
     return asked, tick.cursor
@@ -248,5 +264,5 @@ def test_the_condition_is_labelled() -> None:
 
 def test_a_relative_home_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    LakeResource(home="state", origin="recorded").catalog()
-    assert EmbeddedViews(home="state", origin="recorded").engine.deployed() == []
+    lake = LakeResource(home="state", origin="recorded")
+    assert EmbeddedViews().engine(lake).deployed() == []
