@@ -120,6 +120,8 @@ class EmbeddedEngine:
         self._lake = lake
         self._catalog = catalog
         self._declared = frozenset(declared)
+        self._registered: dict[Relation, str] = {}
+        self._columns: dict[Relation, dict[str, str]] = {}
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
@@ -290,23 +292,30 @@ class EmbeddedEngine:
             snapshot = snapshot_at(table, *version_literal(version))
             scan, at = f"{scan}, snapshot_from_id = {snapshot}", f"@{snapshot}"
         registered = Relation(relation.schema, relation.name + at)
-        with _engine_errors():
-            self._connection.execute(
-                f'CREATE OR REPLACE VIEW {relation.schema}."{registered.name}" AS'
-                f" FROM iceberg_scan({scan})"
-            )
+        self._define(registered, f"FROM iceberg_scan({scan})")
         return registered
 
     def _register_view(self, relation: Relation, text: str) -> None:
-        engine_sql = self._translate(parse_query(text), relation)
+        self._define(relation, self._translate(parse_query(text), relation))
+
+    def _define(self, relation: Relation, engine_sql: str) -> None:
+        """Give a relation its meaning, unless it has it: opening an Iceberg table takes 20 ms."""
+        if self._registered.get(relation) == engine_sql:
+            return
         with _engine_errors():
             self._connection.execute(
                 f'CREATE OR REPLACE VIEW {relation.schema}."{relation.name}" AS {engine_sql}'
             )
+        if relation in self._registered:
+            # What reads it may have other types now.
+            self._columns.clear()
+        self._registered[relation] = engine_sql
 
     def _engine_columns(self, relation: Relation) -> dict[str, str]:
-        described = self._connection.execute(f'DESCRIBE {relation.schema}."{relation.name}"')
-        return {row[0]: trino_type(row[1]) for row in described.fetchall()}
+        if relation not in self._columns:
+            described = self._connection.execute(f'DESCRIBE {relation.schema}."{relation.name}"')
+            self._columns[relation] = {row[0]: trino_type(row[1]) for row in described.fetchall()}
+        return self._columns[relation]
 
     def _describe_statement(self, sql: str) -> QueryResult | None:
         """Answer SHOW, DESCRIBE and EXPLAIN; None for any other statement."""

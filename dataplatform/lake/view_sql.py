@@ -5,6 +5,7 @@ Import it inside functions: sqlglot takes 0.3 s.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
 from typing import Final
 
 import sqlglot
@@ -48,6 +49,7 @@ def _first_problem(error: SqlglotError) -> str:
     return str(error).splitlines()[0].rstrip(".")
 
 
+@cache
 def normalized(sql: str) -> str:
     """Return Trino SQL in one layout, without comments: two equal definitions give the same text."""
     return sqlglot.transpile(sql, read=DIALECT, write=DIALECT, pretty=True, comments=False)[0]

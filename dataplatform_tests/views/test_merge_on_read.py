@@ -40,7 +40,7 @@ def test_merged_updated_and_deleted_rows_are_read_once(
         ON t.coin_id = s.coin_id
         WHEN MATCHED THEN UPDATE SET t.price = s.price
         WHEN NOT MATCHED THEN INSERT (coin_id, vs_currency, day, price)
-            VALUES (s.coin_id, 'usd', DATE '2025-02-01', s.price)
+            VALUES (s.coin_id, 'usd', DATE '2026-02-01', s.price)
         """
     )
     session.sql(f"DELETE FROM {TABLE} WHERE coin_id = 'c07'")
@@ -61,6 +61,6 @@ def test_merged_updated_and_deleted_rows_are_read_once(
     assert footprint(table).rows == 50
     assert [snapshot.rows for snapshot in snapshots(table)] == [50, 50, 51, 50]
     assert [part.partition for part in partitions(table)] == [
-        "day_month=2025-01",
-        "day_month=2025-02",
+        "day_year=2025",
+        "day_year=2026",
     ]

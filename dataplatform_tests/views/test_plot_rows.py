@@ -36,7 +36,8 @@ def test_the_newest_days_of_the_chosen_rows(lake: SmallLake) -> None:
         "daily_prices",
         [price("a", "2025-01-01", 1), price("a", "2025-01-30", 2), price("a", "2025-01-31", 3)],
     )
-    lake.insert("daily_prices", [price("b", "2025-01-31", 4), price("a", "2025-02-01", 9, "eur")])
+    lake.insert("daily_prices", [price("b", "2025-01-31", 4)])
+    lake.insert("daily_prices", [price("a", "2025-02-01", 9, "eur")])
     # A day without a price is not among those that are shown.
     lake.insert("daily_prices", [price("a", "2025-03-05", None)])
     found = shown(lake, "daily_prices", PRICES)
