@@ -51,7 +51,9 @@ class AuditFailedError(RuntimeError):
         """Name the table, the rules and where the rejected rows can be looked at."""
         self.result = result
         broken = "; ".join(
-            f"{c.name}: {c.violations} rows" for c in result.checks if c.blocking and not c.passed
+            f"{c.name}: {c.violations} violations"
+            for c in result.checks
+            if c.blocking and not c.passed
         )
         super().__init__(
             f"{result.table}: not published: {broken}. Readers keep the last good snapshot; the"
@@ -65,7 +67,7 @@ class CommitConflictError(RuntimeError):
 
 
 class CheckResult(BaseModel):
-    """One audited rule: how many rows broke it, and a few of them."""
+    """One audited rule: how many rows or groups broke it, and a few of them."""
 
     name: str
     description: str
@@ -523,29 +525,16 @@ class Builder:
     def _audit(
         self, spec: TableSpec, days: tuple[str, str] | None
     ) -> tuple[list[CheckResult], tuple[str, str] | None]:
-        """Run every check on the audit branch, over the days that changed, in one query.
+        """Run every check on the audit branch, over the days that changed.
 
         Returns the results, and the first and last day of the rows that were audited.
         """
-        branch = self._audited_rows(spec, days)
-        columns = [
-            f"sum(CASE WHEN {c.violated} THEN 1 ELSE 0 END) AS v{i}"
-            for i, c in enumerate(spec.all_checks)
-        ]
-        day = f"CAST({spec.day_column or 'NULL'} AS DATE)"
-        found = [f"min({day}) AS first_day", f"max({day}) AS last_day", "count(*) AS copies"]
-        keys = ", ".join(spec.keys)
-        inner = f"SELECT {', '.join([*found, *columns])} FROM {{branch}} GROUP BY {keys}"
-        sums = ", ".join(f"sum(v{i})" for i in range(len(spec.all_checks)))
-        first, last, duplicates, *violations = self.spark.sql(
-            f"SELECT CAST(min(first_day) AS STRING), CAST(max(last_day) AS STRING),"
-            f" coalesce(sum(CASE WHEN copies > 1 THEN copies END), 0), {sums} FROM ({inner})",
-            branch=branch,
-        ).collect()[0]
-        results = [_check_result(spec.keys_check, duplicates, [])]
-        for check, count in zip(spec.all_checks, violations, strict=True):
-            sample = branch.where(check.violated).limit(_SAMPLE).collect() if count else []
-            results.append(_check_result(check, count or 0, [row.asDict() for row in sample]))
+        rows = self._audited_rows(spec, days)
+        counts: dict[str, Any] = {}
+        for columns in dict.fromkeys(c.per or spec.keys for c in spec.audited):
+            counts |= _violations(rows, spec, columns)
+        results = [_check_result(check, counts[check.name], rows) for check in spec.audited]
+        first, last = counts["first_day"], counts["last_day"]
         return results, (first, last) if first else None
 
     def _audited_rows(self, spec: TableSpec, days: tuple[str, str] | None) -> "DataFrame":
@@ -651,11 +640,48 @@ def _clustered(spec: TableSpec) -> tuple[str, ...]:
     return spec.sort_order or spec.keys
 
 
-def _check_result(check: Check, violations: int, sample: list[dict[str, Any]]) -> CheckResult:
+def _violations(rows: "DataFrame", spec: TableSpec, columns: tuple[str, ...]) -> dict[str, Any]:
+    """Count in one query what breaks the checks per `columns`; with the keys, also those of rows.
+
+    Returns check → violations, and the first and last day of all rows as ISO text.
+    """
+    from pyspark.sql import functions as F
+
+    checks = {c.name: c for c in spec.audited if (c.per or spec.keys) == columns}
+    broken = {
+        name: F.expr(f"CASE WHEN {c.violated} THEN 1 ELSE 0 END") for name, c in checks.items()
+    }
+    day = F.expr(f"CAST({spec.day_column or 'NULL'} AS DATE)")
+    grouped = rows.groupBy(*columns).agg(
+        F.min(day).alias("_first"),
+        F.max(day).alias("_last"),
+        *[(one if checks[n].per else F.sum(one)).alias(f"_{n}") for n, one in broken.items()],
+    )
+    return (
+        grouped.agg(
+            F.min("_first").cast("string").alias("first_day"),
+            F.max("_last").cast("string").alias("last_day"),
+            *[F.coalesce(F.sum(f"_{name}"), F.lit(0)).alias(name) for name in checks],
+        )
+        .collect()[0]
+        .asDict()
+    )
+
+
+def _check_result(check: Check, violations: int, rows: "DataFrame") -> CheckResult:
+    """Return the result, with some of the rows or groups that break the rule."""
+    from pyspark.sql import functions as F
+
+    broken: list[Any] = []
+    if violations and check.per is None:
+        broken = rows.where(check.violated).limit(_SAMPLE).collect()
+    elif violations:
+        groups = rows.groupBy(*check.per or ()).agg(F.expr(check.violated).alias("_broken"))
+        broken = groups.where("_broken").drop("_broken").limit(_SAMPLE).collect()
     return CheckResult(
         name=check.name,
         description=check.description,
         blocking=check.blocking,
         violations=violations,
-        sample=[{k: str(v) for k, v in row.items()} for row in sample],
+        sample=[{k: str(v) for k, v in row.asDict().items()} for row in broken],
     )

@@ -114,7 +114,7 @@ def _properties(spec: TableSpec) -> dict[str, str]:
 
 
 def ensure_table(catalog: Catalog, spec: TableSpec) -> Table:
-    """Create the table, or bring its schema and properties up to what is declared.
+    """Create the table, or bring schema, partitioning and properties up to what is declared.
 
     Raises:
         SchemaChangeError: a type change that would lose data.
@@ -153,6 +153,7 @@ def _evolve(table: Table, spec: TableSpec) -> None:
                 f"{spec.name}: the declared schema can't be reached from the live one: {error}."
                 " Iceberg widens int to bigint and adds columns; anything else needs a new column."
             ) from error
+    _repartition(table, spec)
     wanted = _properties(spec)
     if any(
         table.properties.get(name) != value
@@ -161,6 +162,20 @@ def _evolve(table: Table, spec: TableSpec) -> None:
     ):
         with table.transaction() as transaction:
             transaction.set_properties({k: v for k, v in wanted.items() if k != "format-version"})
+
+
+def _repartition(table: Table, spec: TableSpec) -> None:
+    """Partition what is written from now on as declared; files that are there stay as they are."""
+    declared = {f.name: f for f in partition_spec(spec, table.schema()).fields}
+    live = {f.name for f in table.spec().fields}
+    if declared.keys() == live:
+        return
+    with table.update_spec() as update:
+        for name in live - declared.keys():
+            update.remove_field(name)
+        for name in declared.keys() - live:
+            column = table.schema().find_field(declared[name].source_id).name
+            update.add_field(column, declared[name].transform, name)
 
 
 def _shape(schema: Schema) -> dict[str, tuple[str, str | None]]:

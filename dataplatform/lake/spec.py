@@ -42,12 +42,15 @@ class Check:
         violated: SQL over the table's columns, true for a row that breaks the rule.
         description: the rule, as a sentence.
         blocking: a violation keeps the new snapshot from readers; otherwise it warns.
+        per: `violated` aggregates the rows that have these columns in common, and the rule is broken
+            by a group rather than a row. The rows are those of the days that a build changed.
     """
 
     name: str
     violated: str
     description: str
     blocking: bool = True
+    per: tuple[str, ...] | None = None
 
 
 class Inputs(Protocol):
@@ -139,8 +142,9 @@ class TableSpec:
 
     @property
     def keys_check(self) -> Check:
-        """The check that no key stands twice; it counts rows, so no row rule expresses it."""
-        return Check("keys_unique", "", f"One row for each {', '.join(self.keys)}.")
+        """The check that no key stands twice."""
+        description = f"One row for each {', '.join(self.keys)}."
+        return Check("keys_unique", "count(*) > 1", description, per=self.keys)
 
     @property
     def all_checks(self) -> tuple[Check, ...]:

@@ -179,6 +179,12 @@ spec = TableSpec(
             "The current version, and no other, has no end.",
         ),
         Check(
+            "one_current_version",
+            "count_if(is_current) <> 1",
+            "Each coin has one current version, a delisted one too.",
+            per=("coin_id",),
+        ),
+        Check(
             "status_follows_change",
             "status NOT IN ('listed', 'delisted')"
             " OR change NOT IN ('new', 'renamed', 'delisted', 'relisted')"

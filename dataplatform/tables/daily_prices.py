@@ -301,9 +301,10 @@ spec = TableSpec(
         ),
         Check(
             "days_observed",
-            "source = 'missing'",
-            "Every day between a coin's first and last was observed.",
+            "count_if(source = 'missing') > 0.1 * count(*)",
+            "At most a tenth of a coin's days between its first and last is missing.",
             blocking=False,
+            per=("coin_id", "vs_currency"),
         ),
     ),
     plot=TablePlot(

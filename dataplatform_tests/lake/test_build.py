@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from dataplatform.lake.build import AuditFailedError, Builder, CommitConflictError
+from dataplatform.lake.inspect import partitioning
 from dataplatform.lake.schema import AUDIT_BRANCH, SchemaChangeError, ensure_table
-from dataplatform.lake.spec import Column, Inputs, TableSpec
+from dataplatform.lake.spec import Check, Column, Inputs, TableSpec
 from dataplatform.lake.state import (
     ALL_DAYS,
     NO_DAYS,
@@ -196,7 +197,7 @@ def test_a_failed_audit_keeps_readers_on_the_last_good_snapshot(
         lake.build()
     good = lake.rows() if published else []
     lake.land("2025-01-03T11:00:00", [B1, quote("x", "2025-01-01", 5000)])
-    with pytest.raises(AuditFailedError, match=r"prices: not published: below_1000: 1 rows"):
+    with pytest.raises(AuditFailedError, match=r"prices: not published: below_1000: 1 violations"):
         lake.build()
     assert lake.rows() == good
     rejected = lake.spark.sql(
@@ -212,10 +213,48 @@ def test_a_failed_audit_keeps_readers_on_the_last_good_snapshot(
     assert AUDIT_BRANCH not in lake.table().refs()
 
 
+def test_another_partitioning_holds_for_what_is_written_from_then_on(lake: TinyLake) -> None:
+    lake.land("2025-01-03T10:00:00", [A1, B1])
+    lake.build()
+    yearly = changed(PRICES, partitioning=("year(day)",))
+    lake.land("2025-01-03T11:00:00", [A2, quote("b", "2025-01-01", 8)])
+    lake.build(yearly)
+    assert partitioning(lake.table()) == "year(day)"
+    assert [row[:3] for row in lake.rows()] == [
+        ("a", "2025-01-01", 1.5),
+        ("a", "2025-01-02", 2.0),
+        ("b", "2025-01-01", 8.0),
+    ]
+    spec_id = lake.table().spec().spec_id
+    lake.land("2025-01-03T12:00:00", [quote("c", "2026-01-01", 8)])
+    lake.build(yearly)
+    assert lake.table().spec().spec_id == spec_id
+    # There and back: Iceberg remembers the fields of old layouts.
+    lake.land("2025-01-03T13:00:00", [quote("d", "2026-01-01", 8)])
+    lake.build()
+    assert (partitioning(lake.table()), len(lake.rows())) == ("month(day)", 5)
+
+
 def test_duplicate_keys_fail_the_audit(lake: TinyLake) -> None:
     lake.land("2025-01-03T10:00:00", [A1, quote("a", "2025-01-01", 3)])
-    with pytest.raises(AuditFailedError, match="keys_unique: 2 rows"):
+    with pytest.raises(AuditFailedError, match="keys_unique: 1 violations") as failed:
         lake.build()
+    (found,) = [c for c in failed.value.result.checks if not c.passed]
+    assert found.sample == [{"coin": "a", "day": "2025-01-01"}]
+
+
+def test_a_rule_over_groups_sees_all_rows_of_a_group(lake: TinyLake) -> None:
+    cheap = Check("cheap", "max(price) > 2 * min(price)", "No price doubles.", per=("coin",))
+    calm = changed(PRICES, checks=(cheap,))
+    lake.land("2025-01-03T10:00:00", [quote("x", "2025-01-01", 5), quote("y", "2025-01-01", 5)])
+    lake.build(calm)
+    lake.land("2025-01-03T11:00:00", [quote("x", "2025-01-01", 6), quote("y", "2025-01-01", 6)])
+    doubled = [quote("x", "2025-01-02", 13), quote("y", "2025-01-02", 7)]
+    lake.land("2025-01-03T12:00:00", doubled)
+    with pytest.raises(AuditFailedError, match="cheap: 1 violations") as failed:
+        lake.build(calm)
+    (found,) = [c for c in failed.value.result.checks if not c.passed]
+    assert found.sample == [{"coin": "x"}]
 
 
 def test_a_warning_does_not_block(lake: TinyLake) -> None:
