@@ -28,8 +28,9 @@ from dagster import (
 
 from dataplatform.assets.maintenance import JOB as MAINTENANCE_JOB
 from dataplatform.assets.raw import raw_key
-from dataplatform.assets.tables import ALL_ENDPOINTS, table_key
+from dataplatform.assets.tables import table_key
 from dataplatform.lake.manifest import Arrival, Cursor, RawZone, advance
+from dataplatform.raw import all_endpoints
 from dataplatform.raw.inbox import INBOX, inbox, waiting
 from dataplatform.resources.lake import LakeResource
 from dataplatform.tables import all_specs
@@ -199,5 +200,5 @@ def _is_behind(lake: LakeResource, name: str) -> bool:
 
     table = load_table(lake.catalog(), name)
     state = published_state(table) if table else TableState()
-    pairs = {(ALL_ENDPOINTS[e].source, e) for e in all_specs()[name].endpoints}
+    pairs = {(all_endpoints()[e].source, e) for e in all_specs()[name].endpoints}
     return bool(lake.raw_zone.arrivals(state.cursor, pairs, limit=1))

@@ -31,17 +31,14 @@ from dagster import (
 )
 
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, raw_key
-from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.spec import NAMESPACE, Check, Column, TableSpec
-from dataplatform.raw.coingecko import ENDPOINTS
-from dataplatform.raw.inbox import inbox
+from dataplatform.raw import all_endpoints
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource
 from dataplatform.tables import all_specs
 
 GROUP: Final = "tables"
 POOL: Final = "lake_writer"
-ALL_ENDPOINTS: Final[Mapping[str, Endpoint]] = {e.name: e for e in (*ENDPOINTS, inbox)}
 
 
 def table_key(name: str) -> AssetKey:
@@ -83,7 +80,7 @@ def _build(
     from dataplatform.lake.build import AuditFailedError, Builder, CommitConflictError, Lake
     from dataplatform.lake.writer_lock import LakeBusyError
 
-    target = Lake(lake.raw_zone, lake.catalog(), ALL_ENDPOINTS, lake.lake_origin)
+    target = Lake(lake.raw_zone, lake.catalog(), all_endpoints(), lake.lake_origin)
     builder = Builder(target, declared, lambda: spark.session(lake))
     try:
         with lake.writer_lock(context.run.run_id):
@@ -200,7 +197,7 @@ def _asset_spec(spec: TableSpec) -> AssetSpec:
     return AssetSpec(
         key=table_key(spec.name),
         deps=[
-            *(raw_key(ALL_ENDPOINTS[name]) for name in spec.endpoints),
+            *(raw_key(all_endpoints()[name]) for name in spec.endpoints),
             *(table_key(name) for name in spec.upstream),
         ],
         description=spec.description,
@@ -227,7 +224,9 @@ def _due() -> AutomationCondition:
     """
     due = AutomationCondition.newly_missing() | AutomationCondition.any_deps_updated()
     # An unpartitioned table would wait for ever: some day of the history is always missing.
-    partitioned = AssetSelection.assets(*(raw_key(e) for e in ENDPOINTS if e.every == "partition"))
+    partitioned = AssetSelection.assets(
+        *(raw_key(e) for e in all_endpoints().values() if e.every == "partition")
+    )
     return (
         due.since_last_handled()
         & ~AutomationCondition.any_deps_missing().ignore(partitioned)

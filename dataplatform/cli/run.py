@@ -102,11 +102,11 @@ def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
 
 
 def _announce_length(settings: "Settings", plan: Plan) -> None:
-    from dataplatform.raw.coingecko import ENDPOINTS
+    from dataplatform.raw.coingecko import api_endpoints
     from dataplatform.resources.coingecko import CoinGeckoResource
 
     selected = {key.path[-1] for key in plan.assets if key.path[0] == "raw"}
-    calls = calls_of([e for e in ENDPOINTS if e.name in selected], settings)
+    calls = calls_of([e for e in api_endpoints().values() if e.name in selected], settings)
     pace = CoinGeckoResource.from_settings(settings).budget().current_per_minute
     estimate = estimate_text(settings, calls, pace)
     if estimate:
