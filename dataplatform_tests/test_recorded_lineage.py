@@ -46,8 +46,7 @@ def fed_by_recordings() -> set[str]:
     for spec in all_specs().values():
         if recorded & set(spec.endpoints) or fed & set(spec.upstream):
             fed.add(spec.name)
-    # No record of the recordings breaks its declaration.
-    return fed - {"quarantine"}
+    return fed
 
 
 def test_a_second_run_changes_nothing(built: DagsterHome) -> None:

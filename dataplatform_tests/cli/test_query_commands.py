@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -119,6 +120,8 @@ def test_query_writes_a_file_of_the_endings_format(lake: SmallLake) -> None:
         (["DROP TABLE cheap"], ["Only reading"]),
         (['SELECT 1 FROM "[bold]"'], ["[bold]"]),
         (["SELECT 1 FROM (("], ["Not Trino SQL"]),
+        ([" ; "], ["no statement", "select * from"]),
+        (["SELECT 1 AS a; SELECT 2 AS a"], ["One statement"]),
         (["SELECT 1 AS x", "-o", "x.txt"], ["x.txt", ".csv"]),
         (["SELECT 1 AS x", "-o", "x.csv", "-f", "table"], ["--format"]),
     ],
@@ -128,6 +131,13 @@ def test_query_errors_are_one_line(
 ) -> None:
     fails(dp("query", *arguments), *words)
     assert not Path("x.csv").exists()
+
+
+@pytest.mark.parametrize("sql", ["selec * from cheap", "select 1 as a from", "select (1"])
+def test_a_syntax_error_shows_where_and_no_class_of_the_parser(lake: SmallLake, sql: str) -> None:
+    result = dp("query", sql)
+    fails(result, "Not Trino SQL", "at line 1")
+    assert not re.search(r"<class|Token|sqlglot", result.stderr)
 
 
 def test_a_failing_export_leaves_no_file(lake: SmallLake) -> None:
@@ -227,6 +237,21 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
 
 
 # ---- the program ----
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("query", ["SELECT, SHOW, DESCRIBE or EXPLAIN", "stdin"]),
+        ("export", ["TABLE_OR_VIEW"]),
+        ("table", ["TABLE_OR_VIEW"]),
+    ],
+)
+def test_help_says_what_the_argument_is(command: str, words: Sequence[str]) -> None:
+    shown = " ".join(dp(command, "--help").stdout.split())
+    assert "Example: dp" in shown
+    for word in words:
+        assert word in shown
 
 
 def test_help_is_light_and_lists_the_commands() -> None:
