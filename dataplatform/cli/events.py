@@ -152,6 +152,20 @@ def failure_of(event: "DagsterEvent") -> Failed:
     return split_remedy(step, message)
 
 
+def interrupts(entry: "EventLogEntry") -> bool:
+    """Whether a step or the run ended, or is to be retried, because of Ctrl-C."""
+    data = entry.dagster_event.event_specific_data if entry.dagster_event else None
+    error: SerializableErrorInfo | None = getattr(data, "error", None)
+    while error is not None:
+        if error.cls_name in _INTERRUPTS:
+            return True
+        error = error.cause
+    return False
+
+
+_INTERRUPTS: Final = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
+
+
 def _retried(event: "DagsterEvent") -> Retried:
     data = event.step_retry_data
     seconds = data.seconds_to_wait or 0

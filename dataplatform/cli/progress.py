@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
-from dataplatform.cli.events import Built, Failed, Retried, RunFacts
+from dataplatform.cli.events import Built, Failed, Retried, RunFacts, interrupts
 
 if TYPE_CHECKING:
     from dagster import EventLogEntry
@@ -68,6 +68,7 @@ class ProgressView:
 
         self.facts = RunFacts()
         self.total = total
+        self.interrupted = False
         self.console = Console(file=screen, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -88,13 +89,29 @@ class ProgressView:
 
         columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
         text = TextColumn("[dim]{task.description}[/]", markup=True)
-        with Progress(*columns, text, console=self.console, transient=True) as progress:
+        # `redirect_stderr` would bring what `diverted` sends to the log back onto the screen.
+        with Progress(
+            *columns,
+            text,
+            console=self.console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as progress:
             self._progress = progress
             self._task = progress.add_task("starting", total=self.total)
             yield
 
     def on_event(self, entry: "EventLogEntry") -> None:
-        """Take in one event of the run."""
+        """Take in one event of the run.
+
+        Raises:
+            KeyboardInterrupt: the event says that Ctrl-C was pressed. Dagster would go by the retry
+                policy of the step, and wait.
+        """
+        if interrupts(entry):
+            self.interrupted = True
+            raise KeyboardInterrupt
         found = self.facts.note(entry)
         if isinstance(found, Built):
             self.console.print(_line(found))

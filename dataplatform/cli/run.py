@@ -223,6 +223,9 @@ def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: b
             run_id=run_id,
             tags={"dataplatform/origin": lake.origin, "dataplatform/started_by": "dp run"},
         )
+    # While it executes, Dagster takes Ctrl-C itself and ends the run as failed.
+    if view.interrupted:
+        raise KeyboardInterrupt
     return result.success
 
 
