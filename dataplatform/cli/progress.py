@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = 32
 _CHANGE: Final = 24
+_WIDE: Final = 84
+"""A terminal that a line in columns fits into; a narrower one gets it without."""
 
 
 @contextmanager
@@ -86,15 +88,19 @@ class ProgressView:
             TextColumn,
             TimeElapsedColumn,
         )
+        from rich.table import Column
 
         columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-        text = TextColumn("[dim]{task.description}[/]", markup=True)
+        # The text gives way where the terminal is narrow, not the figures.
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        text = TextColumn("[dim]{task.description}[/]", markup=True, table_column=rest)
         # `redirect_stderr` would bring what `diverted` sends to the log back onto the screen.
         with Progress(
             *columns,
             text,
             console=self.console,
             transient=True,
+            expand=True,
             redirect_stdout=False,
             redirect_stderr=False,
         ) as progress:
@@ -114,7 +120,7 @@ class ProgressView:
             raise KeyboardInterrupt
         found = self.facts.note(entry)
         if isinstance(found, Built):
-            self.console.print(_line(found))
+            self.console.print(_line(found, self.console.width))
             self._advance()
         elif isinstance(found, Failed | Retried):
             from rich.markup import escape
@@ -137,7 +143,10 @@ class ProgressView:
             self._progress.update(self._task, description=shown)
 
 
-def _line(built: Built) -> str:
+def _line(built: Built, width: int) -> str:
     rows = "" if built.rows is None else f"{built.rows:,} rows"
     name = f"{built.group}.{built.name}"
+    if width < _WIDE:
+        said = " · ".join(part for part in (rows, built.change) if part)
+        return f"[green]✓[/] {name}: {said} [dim]{built.seconds:.1f} s[/]"
     return f"[green]✓[/] {name:{_NAME}} {rows:>15}  {built.change:{_CHANGE}} [dim]{built.seconds:6.1f} s[/]"

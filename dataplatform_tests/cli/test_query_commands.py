@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from dataplatform.cli import app
 from dataplatform.lake.views import ViewSpec, parse_view
+from dataplatform.lake.writer_lock import lake_writer_lock
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
 
 ATTRIBUTION = "Data provided by CoinGecko"
@@ -234,6 +235,30 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
     assert "Dropped cheap" in dp("views", "prune", "--yes").stdout
     assert lake.engine.deployed() == []
     assert "has its file" in dp("views", "prune").stdout
+
+
+# ---- rollback ----
+
+
+def test_a_table_goes_back_to_a_snapshot_and_no_further(lake: SmallLake) -> None:
+    first = lake.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
+    lake.insert(
+        "daily_prices", [{"coin_id": "bad", "vs_currency": "usd", "day": day("2025-01-02")}]
+    )
+    last = lake.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
+    done = dp("rollback", "daily_prices", str(first))
+    assert done.exit_code == 0, done.stderr
+    assert f"warehouse.daily_prices is at snapshot {first}" in done.stdout
+    assert "bad" not in dp("query", "SELECT coin_id FROM cheap").stdout
+    fails(dp("rollback", "daily_prices", str(last)), "dp table daily_prices")
+    fails(dp("rollback", "daily_prices", "1"), "dp table daily_prices")
+    fails(dp("rollback", "cheap", str(first)), "is a view")
+
+
+def test_no_rollback_while_a_run_writes(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataplatform.cli.rollback.WAIT_SECONDS", 0.1)
+    with lake_writer_lock(lake.folders.root, "run 42"):
+        fails(dp("rollback", "daily_prices", "1"), "run 42", "wait for that run")
 
 
 # ---- the program ----

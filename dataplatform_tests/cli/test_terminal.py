@@ -1,5 +1,7 @@
 """`dp run` as it looks in a terminal: a real pseudo-terminal, a real Ctrl-C."""
 
+import io
+import logging
 import os
 import pty
 import re
@@ -15,11 +17,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dagster import EventLogEntry
 
+from dataplatform.cli.progress import ProgressView
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
 
 pytestmark = pytest.mark.slow
 COLUMNS = 60
+UNSAID = "op 'tables' did not yield or return expected outputs {'x'}. Did you forget to return?"
 DP = [sys.executable, "-W", "ignore", "-c", "from dataplatform.cli import app; app()"]
 
 
@@ -99,6 +104,23 @@ def test_a_run_shows_its_progress_and_keeps_logs_off_the_screen(tmp_path: Path) 
     assert "dagster - " not in shown.text
     (log,) = (tmp_path / "home/logs").iterdir()
     assert "dagster - " in log.read_text()
+
+
+def test_in_a_narrow_terminal_text_gives_way_and_figures_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "COLUMNS": str(COLUMNS), "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    screen = io.StringIO()
+    view = ProgressView(screen, 31)
+    with view.live():
+        for text in ("coin_metrics_daily: 7,541 rows (+7,541 ~0 -0) in 7.4 s", UNSAID):
+            view.on_event(EventLogEntry(None, logging.INFO, text, "run", 0.0))
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    last = shown.strip().splitlines()[-1].split("\r")[-1]
+    assert "0/31" in last
+    assert "coin_metrics" in last
+    assert len(last) <= COLUMNS
 
 
 def test_ctrl_c_within_a_step_ends_the_run_at_once_and_the_next_one_goes_on(
