@@ -120,7 +120,8 @@ class ProgressView:
             raise KeyboardInterrupt
         found = self.facts.note(entry)
         if isinstance(found, Built):
-            self.console.print(_line(found, self.console.width))
+            narrow = self.console.is_terminal and self.console.width < _WIDE
+            self.console.print(_line(found, narrow=narrow))
             self._advance()
         elif isinstance(found, Failed | Retried):
             from rich.markup import escape
@@ -143,10 +144,10 @@ class ProgressView:
             self._progress.update(self._task, description=shown)
 
 
-def _line(built: Built, width: int) -> str:
+def _line(built: Built, *, narrow: bool) -> str:
     rows = "" if built.rows is None else f"{built.rows:,} rows"
     name = f"{built.group}.{built.name}"
-    if width < _WIDE:
+    if narrow:
         said = " · ".join(part for part in (rows, built.change) if part)
         return f"[green]✓[/] {name}: {said} [dim]{built.seconds:.1f} s[/]"
     return f"[green]✓[/] {name:{_NAME}} {rows:>15}  {built.change:{_CHANGE}} [dim]{built.seconds:6.1f} s[/]"

@@ -158,6 +158,7 @@ def tables() -> None:
     table = grid(
         ["name", "rows", "size", "files", "last change (UTC)", "what it holds"],
         [False, True, True, True, False, False],
+        named=True,
     )
     for row in [*_table_rows(engine), *_view_rows(engine)]:
         add_row(table, row)
@@ -252,7 +253,7 @@ def _show_columns(engine: "EmbeddedEngine", relation: "Relation", found: "Table 
 
         view = all_views()[relation.name]
         docs, description = column_docs(view), view.description
-    listing = grid(["column", "type", "meaning"])
+    listing = grid(["column", "type", "meaning"], named=True)
     for column, kind in types.items():
         add_row(listing, [column, kind, docs.get(column)])
     screen = console.out()

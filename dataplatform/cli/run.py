@@ -265,7 +265,7 @@ def _show_failure(facts: "RunFacts", log: Path | None) -> None:
 def _show_summary(facts: "RunFacts", lake: "LocalLake", total: int) -> None:
     from dataplatform.cli.events import UNCHANGED
 
-    table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True])
+    table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True], named=True)
     for built in facts.built:
         rows = "" if built.rows is None else f"{built.rows:,}"
         add_row(table, [f"{built.group}.{built.name}", rows, built.change, f"{built.seconds:.1f}"])

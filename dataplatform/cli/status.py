@@ -66,6 +66,7 @@ def status(
     table = grid(
         ["asset", "state", "last build (UTC)", "age", "rows", "newest data (UTC)"],
         [False, False, False, True, True, False],
+        named=True,
     )
     for one in found:
         add_row(table, _cells(one, now))

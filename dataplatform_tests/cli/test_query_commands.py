@@ -237,6 +237,16 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
     assert "has its file" in dp("views", "prune").stdout
 
 
+def test_names_stay_whole_in_a_narrow_terminal(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = dp("tables").stdout
+    assert "warehouse.coin_metrics_daily" in shown
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 60
+
+
 # ---- rollback ----
 
 

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -87,6 +88,20 @@ def terminal(arguments: list[str], folder: Path, **settings: str) -> Terminal:
     )
     os.close(theirs)
     return Terminal(process, ours)
+
+
+def test_without_a_terminal_lines_stay_in_columns(tmp_path: Path) -> None:
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("DATAPLATFORM_", "DAGSTER_"))}
+    done = subprocess.run(
+        [*DP, "run", "--origin", "recorded", "--select", 'key:"raw/global"'],
+        env=own | {"DATAPLATFORM_HOME": str(tmp_path), "COLUMNS": "60"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line = next(line for line in done.stderr.splitlines() if line.startswith("✓"))
+    assert re.fullmatch(r"✓ raw\.global {30,} 2 rows  2 of 2 slots new +[\d.]+ s", line)
+    assert "\x1b" not in done.stderr + done.stdout
 
 
 @pytest.fixture
