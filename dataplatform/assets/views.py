@@ -118,6 +118,7 @@ def _deployed(
 ) -> tuple[Answer, bool]:
     from dataplatform.lake.dialect import QueryError
 
+    views.ensure_tables(view)
     try:
         changed = views.engine.deploy(view)
         return verify(views.engine, view), changed

@@ -11,6 +11,7 @@ from dataplatform.resources.lake import LakeResource
 
 if TYPE_CHECKING:
     from dataplatform.lake.query import EmbeddedEngine
+    from dataplatform.lake.views import ViewSpec
 
 
 class ViewsResource(ConfigurableResource, ABC):
@@ -25,6 +26,14 @@ class ViewsResource(ConfigurableResource, ABC):
     @abstractmethod
     def engine_name(self) -> str:
         """What to call it in metadata."""
+
+    @abstractmethod
+    def ensure_tables(self, view: "ViewSpec") -> None:
+        """Create, empty, the declared tables that `view` reads and that were never built.
+
+        The first run of a lake may be one endpoint's, by a schedule or a dropped file: what reads
+        the others as well answers with the rows that there are.
+        """
 
 
 class EmbeddedViews(ViewsResource):
@@ -53,6 +62,18 @@ class EmbeddedViews(ViewsResource):
     def engine(self) -> ViewEngine:
         """DuckDB over the lake's current tables."""
         return self._embedded
+
+    def ensure_tables(self, view: "ViewSpec") -> None:
+        """Create them in the lake's catalog; those that exist are left alone."""
+        from dataplatform.lake.schema import ensure_table, load_table
+        from dataplatform.lake.spec import NAMESPACE
+        from dataplatform.tables import all_specs
+
+        catalog = LakeResource(home=self.home, origin=self.origin).catalog()
+        for relation in view.references:
+            spec = all_specs().get(relation.name) if relation.schema == NAMESPACE else None
+            if spec is not None and load_table(catalog, spec.name) is None:
+                ensure_table(catalog, spec)
 
     @property
     def engine_name(self) -> str:
