@@ -80,7 +80,7 @@ bench: setup  ## Measure against the baselines in benchmarks/
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: docs
-docs: setup  ## Write the generated pages of docs/ (the data dictionary) anew
+docs: setup  ## Write anew what derives from the declarations: data dictionary, view of freshness
 	@$(BIN)/dp docs $(ARGS)
 
 .PHONY: lock

@@ -12,8 +12,7 @@ from dataplatform.lake.catalog import open_sqlite_catalog, sqlite_spark_conf
 from dataplatform.lake.manifest import RawZone
 from dataplatform.lake.object_store import open_folder
 from dataplatform.lake.spark import lake_session, local_conf, prepare_environment
-from dataplatform.raw.coingecko import ENDPOINTS
-from dataplatform.raw.inbox import inbox
+from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ class SimulatedLake:
 
     def build(self, spark: "SparkSession", names: Iterable[str] | None = None) -> list[TableResult]:
         """Bring the named tables, or all, up to the raw files; returns what was done."""
-        endpoints = {e.name: e for e in (*ENDPOINTS, inbox)}
-        lake = Lake(self.zone, open_sqlite_catalog(*self._places), endpoints, "live")
+        lake = Lake(self.zone, open_sqlite_catalog(*self._places), all_endpoints(), "live")
         session = lake_session(spark, sqlite_spark_conf(*self._places))
         builder = Builder(lake, all_specs(), lambda: session)
         return list(builder.build(names or all_specs()))

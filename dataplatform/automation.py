@@ -23,7 +23,7 @@ from dagster import (
 from dataplatform.assets import raw, tables, views
 from dataplatform.assets.maintenance import build_maintenance_job
 from dataplatform.assets.raw import raw_key
-from dataplatform.raw.coingecko import ENDPOINTS
+from dataplatform.raw.coingecko import api_endpoints
 from dataplatform.raw.inbox import inbox
 from dataplatform.sensors import arrivals_sensor, automation_sensor, inbox_sensor
 
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
         UnresolvedAssetJobDefinition,
     )
 
-_HOURLY: Final = [raw_key(endpoint) for endpoint in ENDPOINTS if endpoint.every == "hour"]
-_DAILY: Final = [raw_key(endpoint) for endpoint in ENDPOINTS if endpoint.every != "hour"]
+_HOURLY: Final = [
+    raw_key(endpoint) for endpoint in api_endpoints().values() if endpoint.every == "hour"
+]
+_DAILY: Final = [
+    raw_key(endpoint) for endpoint in api_endpoints().values() if endpoint.every != "hour"
+]
 
 lineage_job: Final = define_asset_job(
     "lineage_job",

@@ -32,10 +32,11 @@ from pydantic import BaseModel, ConfigDict
 
 from dataplatform.assets.maintenance import JOB as MAINTENANCE_JOB
 from dataplatform.assets.raw import raw_key
-from dataplatform.assets.tables import ALL_ENDPOINTS, table_key
+from dataplatform.assets.tables import table_key
 from dataplatform.lake.manifest import Arrival, Cursor, Origin, advance
 from dataplatform.lake.object_store import StoredObject
 from dataplatform.profiles import ORIGIN_TAG
+from dataplatform.raw import all_endpoints
 from dataplatform.raw.inbox import INBOX, inbox, waiting
 from dataplatform.resources.lake import LakeResource
 from dataplatform.tables import all_specs
@@ -255,7 +256,7 @@ def _is_behind(lake: LakeResource, catalog: "Catalog", name: str) -> bool:
     spec = all_specs()[name]
     table = load_table(catalog, name)
     state = published_state(table) if table else TableState()
-    pairs = {(ALL_ENDPOINTS[e].source, e) for e in spec.endpoints}
+    pairs = {(all_endpoints()[e].source, e) for e in spec.endpoints}
     if pairs and lake.raw_zone.arrivals(state.cursor, pairs, limit=1):
         return True
     upstream = ((one, load_table(catalog, one)) for one in spec.upstream)

@@ -20,13 +20,14 @@ from typing import Any, Final
 
 from dagster import DagsterInstance, asset, materialize
 
-from dataplatform.assets.tables import ALL_ENDPOINTS, build_table_assets
+from dataplatform.assets.tables import build_table_assets
 from dataplatform.lake import build, landing
 from dataplatform.lake.api_client import Response
 from dataplatform.lake.landing import Scope, land, plan_slot
 from dataplatform.lake.manifest import RawZone
 from dataplatform.lake.object_store import ObjectStore
 from dataplatform.lake.query import EmbeddedEngine
+from dataplatform.raw import all_endpoints
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource
 from dataplatform.tables import all_specs
@@ -108,7 +109,7 @@ def land_wave(zone: RawZone, wave: int) -> None:
     source = Simulated(wave)
     day = source.at.date()
     for name in LANDED:
-        endpoint = ALL_ENDPOINTS[name]
+        endpoint = all_endpoints()[name]
         # Daily endpoints would fill the same slot again: a wave is a day to them.
         moment = source.at + timedelta(days=wave if endpoint.every == "day" else 0)
         span = (day - timedelta(days=wave), day)

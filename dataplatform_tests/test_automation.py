@@ -29,6 +29,8 @@ from dataplatform.lake.manifest import Cursor, Manifest, Slot, advance, marker_k
 from dataplatform.lake.schema import ensure_table, load_table
 from dataplatform.lake.state import TableState
 from dataplatform.profiles import ORIGIN_TAG
+from dataplatform.raw import all_endpoints
+from dataplatform.raw.coingecko import api_endpoints
 from dataplatform.resources.lake import LakeResource
 from dataplatform.sensors import affected, arrivals_tick, inbox_tick
 from dataplatform.tables import all_specs
@@ -320,18 +322,19 @@ def test_affected_goes_down_to_the_views() -> None:
 
 
 def test_the_jobs_build_what_they_are_for(defs: Definitions) -> None:
-    everything = names(defs, "lineage_job")
-    assert len([name for name in everything if name.startswith("raw/")]) == 8
+    everything, api = names(defs, "lineage_job"), api_endpoints().values()
     raw = {
         job: {name for name in names(defs, job) if name.startswith("raw/")}
         for job in ("snapshot_job", "history_job", "inbox_job", "tables_job")
     }
-    assert raw == {
-        "snapshot_job": {"raw/coins_markets", "raw/coins_categories", "raw/global"},
-        "history_job": {"raw/market_chart", "raw/ohlc", "raw/coins_list", "raw/exchanges"},
-        "inbox_job": {"raw/inbox"},
-        "tables_job": set(),
-    }
+    # Each endpoint is fetched by one job, as often as it says.
+    assert sorted(name for found in raw.values() for name in found) == sorted(
+        f"raw/{name}" for name in all_endpoints()
+    )
+    assert raw["snapshot_job"] == {f"raw/{e.name}" for e in api if e.every == "hour"}
+    assert raw["inbox_job"] == {"raw/inbox"}
+    assert raw["tables_job"] == set()
+    assert {n for n in everything if n.startswith("raw/")} == set().union(*raw.values())
     assert names(defs, "tables_job") == {n for n in everything if not n.startswith("raw/")}
     assert "analytics/latest_prices" in names(defs, "snapshot_job")
     assert "warehouse/price_points" not in names(defs, "snapshot_job")

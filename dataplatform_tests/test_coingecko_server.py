@@ -4,13 +4,13 @@ import httpx
 import pytest
 
 from dataplatform.lake.endpoint import Endpoint
-from dataplatform.raw.coingecko import ENDPOINTS
+from dataplatform.raw.coingecko import api_endpoints
 from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Host, schema_violations
 
 
 @pytest.mark.parametrize("host", ["demo", "pro"])
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda e: e.name)
+@pytest.mark.parametrize("endpoint", api_endpoints().values(), ids=api_endpoints().keys())
 def test_both_descriptions_know_what_is_declared(endpoint: Endpoint, host: Host) -> None:
     query = dict(endpoint.params)
     if endpoint.every == "partition":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataplatform.lake.endpoint import Endpoint, Field, money, price
+from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.landing import records_in
 from dataplatform.lake.schema import iceberg_schema
 from dataplatform.lake.spec import TableSpec
@@ -34,7 +34,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def executed(block: str, **names: Any) -> dict[str, Any]:
+def executed(block: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
     exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102  our own page
     return names
 
@@ -51,8 +52,7 @@ class Records:
 
 
 def the_endpoint() -> Endpoint:
-    names = executed(blocks("python")[0], Endpoint=Endpoint, Field=Field, money=money, price=price)
-    return names["asset_platforms"]
+    return executed(blocks("python")[0])["endpoint"]
 
 
 def the_table() -> TableSpec:

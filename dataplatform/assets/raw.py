@@ -37,7 +37,7 @@ from dataplatform.lake.api_errors import PermanentApiError
 from dataplatform.lake.endpoint import RECORD_COLUMNS, Endpoint, Every, Field
 from dataplatform.lake.landing import Landing, Scope, land, plan_slot
 from dataplatform.lake.manifest import RawZone
-from dataplatform.raw.coingecko import ENDPOINTS
+from dataplatform.raw.coingecko import api_endpoints
 from dataplatform.raw.inbox import inbox, land_inbox
 from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
@@ -68,7 +68,7 @@ def build_raw_assets() -> list[AssetsDefinition]:
     with warnings.catch_warnings():
         # A range of partitions in one run is what market_chart is about, and there is no other way.
         warnings.filterwarnings("ignore", "Parameter `backfill_policy`", BetaWarning)
-        return [*(raw_asset(endpoint) for endpoint in ENDPOINTS), inbox_asset()]
+        return [*(raw_asset(endpoint) for endpoint in api_endpoints().values()), inbox_asset()]
 
 
 def raw_key(endpoint: Endpoint) -> AssetKey:

@@ -35,11 +35,9 @@ from dagster import (
 from dataplatform.assets.lineage import lineage_metadata
 from dataplatform.assets.plots import markdown_table, plot_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY, raw_key
-from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import NAMESPACE, Column, TableSpec
-from dataplatform.raw.coingecko import ENDPOINTS
-from dataplatform.raw.inbox import inbox
+from dataplatform.raw import all_endpoints
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource
 from dataplatform.tables import all_specs
@@ -48,7 +46,6 @@ GROUP: Final = "tables"
 POOL: Final = "lake_writer"
 RUN_RETRY: Final[Mapping[str, str]] = {"dagster/retry_on_asset_or_op_failure": "true"}
 """Has the daemon try a run again, though an asset's failure is none of its business otherwise."""
-ALL_ENDPOINTS: Final[Mapping[str, Endpoint]] = {e.name: e for e in (*ENDPOINTS, inbox)}
 
 
 def table_key(name: str) -> AssetKey:
@@ -91,7 +88,7 @@ def _build(
     from dataplatform.lake.build import AuditFailedError, Builder, Lake
 
     try:
-        target = Lake(lake.raw_zone, lake.catalog(), ALL_ENDPOINTS, lake.lake_origin)
+        target = Lake(lake.raw_zone, lake.catalog(), all_endpoints(), lake.lake_origin)
         builder = Builder(target, declared, lambda: spark.session(lake))
         with lake.writer_lock(context.run.run_id):
             for result in builder.build(selected):
@@ -155,7 +152,7 @@ def _lineage(spec: TableSpec, declared: Mapping[str, TableSpec]) -> dict[str, An
     from dataplatform.lake.table_lineage import LineageUnknownError, table_lineage
 
     try:
-        found = table_lineage(spec, declared, ALL_ENDPOINTS)
+        found = table_lineage(spec, declared, all_endpoints())
     except LineageUnknownError as error:
         return {"column_lineage_unknown": str(error)}
     return {"dagster/column_lineage": lineage_metadata(found)}
@@ -242,7 +239,7 @@ def _asset_spec(spec: TableSpec) -> AssetSpec:
     return AssetSpec(
         key=table_key(spec.name),
         deps=[
-            *(raw_key(ALL_ENDPOINTS[name]) for name in spec.endpoints),
+            *(raw_key(all_endpoints()[name]) for name in spec.endpoints),
             *(table_key(name) for name in spec.upstream),
         ],
         description=spec.description,
@@ -269,7 +266,9 @@ def _due() -> AutomationCondition:
     """
     due = AutomationCondition.newly_missing() | AutomationCondition.any_deps_updated()
     # An unpartitioned table would wait for ever: some day of the history is always missing.
-    partitioned = AssetSelection.assets(*(raw_key(e) for e in ENDPOINTS if e.every == "partition"))
+    partitioned = AssetSelection.assets(
+        *(raw_key(e) for e in all_endpoints().values() if e.every == "partition")
+    )
     return (
         due.since_last_handled()
         & ~AutomationCondition.any_deps_missing().ignore(partitioned)

@@ -27,10 +27,12 @@ from dagster import (
 from dataplatform.assets.lineage import lineage_metadata, relation_key
 from dataplatform.assets.plots import plot_metadata, preview_markdown
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY
+from dataplatform.lake.spec import NAMESPACE
 from dataplatform.lake.view_engine import Answer, ViewEngine, drift, verify
 from dataplatform.lake.views import VIEW_SCHEMA, ViewError, ViewSpec
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.views import ViewsResource
+from dataplatform.tables import all_specs
 from dataplatform.views import all_views, table_columns
 
 GROUP: Final = "views"
@@ -98,6 +100,7 @@ def _view_asset(
     def _view(
         context: AssetExecutionContext, lake: LakeResource, views: ViewsResource
     ) -> MaterializeResult:
+        _ensure_tables(lake, view)
         answer, changed = _deployed(context, views.engine(lake), view, views.sample_rows)
         return MaterializeResult(
             metadata={
@@ -109,6 +112,21 @@ def _view_asset(
         )
 
     return _view
+
+
+def _ensure_tables(lake: LakeResource, view: ViewSpec) -> None:
+    """Create, empty, the declared tables that `view` reads and that were never built.
+
+    The first run of a lake may be one endpoint's, by a schedule or a dropped file: what reads the
+    others as well answers with the rows that there are.
+    """
+    from dataplatform.lake.schema import ensure_table, load_table
+
+    catalog = lake.catalog()
+    for relation in view.references:
+        spec = all_specs().get(relation.name) if relation.schema == NAMESPACE else None
+        if spec is not None and load_table(catalog, spec.name) is None:
+            ensure_table(catalog, spec)
 
 
 def _deployed(

@@ -4,7 +4,7 @@ from typing import Final
 
 import typer
 
-from dataplatform.cli import docs, doctor, query, run, status, ui, views
+from dataplatform.cli import docs, doctor, query, rollback, run, status, ui, views
 
 app: Final = typer.Typer(
     name="dp",
@@ -23,4 +23,5 @@ app.command("query")(query.query)
 app.command("export")(query.export)
 app.command("tables")(query.tables)
 app.command("table")(query.table)
+app.command("rollback")(rollback.rollback)
 app.add_typer(views.app, name="views")

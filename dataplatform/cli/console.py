@@ -66,15 +66,25 @@ def user_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     return _guarded
 
 
-def grid(columns: Sequence[str], numbers: Sequence[bool] | None = None) -> "Table":
-    """Return an empty table; columns of numbers are aligned right."""
+def grid(
+    columns: Sequence[str], numbers: Sequence[bool] | None = None, *, named: bool = False
+) -> "Table":
+    """Return an empty table.
+
+    Args:
+        columns: their headings.
+        numbers: which of them are aligned right.
+        named: the first column holds names, which stay whole where the terminal is narrow.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         right = bool(numbers and numbers[index])
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            name, justify="right" if right else "left", overflow="fold", no_wrap=named and not index
+        )
     return table
 
 

@@ -1,6 +1,7 @@
-"""`dp docs`: the data dictionary, written from the declarations."""
+"""`dp docs`: the data dictionary and the view of freshness, written from the declarations."""
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dataplatform.lake.views import Schemas, ViewSpec
 
 DICTIONARY: Final = Path("docs/data-dictionary.md")
+FRESHNESS: Final = Path(__file__).parents[1] / "views" / "data_freshness.sql"
 _EVERY: Final = {"hour": "hourly", "day": "daily", "partition": "a daily partition"}
 _SHOWN_DIFFERENCE: Final = 20
 
@@ -23,44 +25,57 @@ _SHOWN_DIFFERENCE: Final = 20
 @user_errors
 def docs(
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit code 1 where the page is outdated.")
+        bool, typer.Option("--check", help="Write nothing; exit code 1 where a file is outdated.")
     ] = False,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page is.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the data dictionary is.")
     ] = DICTIONARY,
 ) -> None:
-    """Write the data dictionary from the declared endpoints, tables and views."""
-    wanted = data_dictionary()
-    present = output.read_text(encoding="utf-8") if output.exists() else ""
+    """Write what derives from the declarations: data dictionary and view data_freshness."""
+    # In this order: the page describes the view.
+    for path, declared in ((FRESHNESS, _freshness_view), (output, data_dictionary)):
+        _bring_up_to_date(path, declared(), check=check)
+
+
+def _bring_up_to_date(path: Path, wanted: str, *, check: bool) -> None:
+    present = path.read_text(encoding="utf-8") if path.exists() else ""
     if check and present != wanted:
         differing = difflib.unified_diff(
-            present.splitlines(), wanted.splitlines(), str(output), "declared", lineterm="", n=0
+            present.splitlines(), wanted.splitlines(), str(path), "declared", lineterm="", n=0
         )
         for line in list(differing)[:_SHOWN_DIFFERENCE]:
             console.err().print(line, markup=False)
-        raise UserError(f"{output} is not what the declarations say. Remedy: make docs.")
-    if not check and present != wanted:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(wanted, encoding="utf-8")
-    console.out().print(f"{output} is as declared." if check else f"{output} written.")
+        raise UserError(f"{path} is not what the declarations say. Remedy: make docs.")
+    if present != wanted:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted, encoding="utf-8")
+    console.out().print(
+        f"{os.path.relpath(path)} {'is as declared' if present == wanted else 'written'}."
+    )
+
+
+def _freshness_view() -> str:
+    from dataplatform.lake.freshness_view import freshness_view
+    from dataplatform.tables import all_specs
+
+    return freshness_view(all_specs().values())
 
 
 def data_dictionary() -> str:
     """Return the page as Markdown: tables, views, endpoints."""
-    from dataplatform.raw.coingecko import ENDPOINTS
-    from dataplatform.raw.inbox import inbox
+    from dataplatform.raw import all_endpoints
     from dataplatform.tables import all_specs
     from dataplatform.views import all_views
 
     tables, views = all_specs(), all_views()
-    lines = [_HEAD, *_contents(tables, views, [e.name for e in (*ENDPOINTS, inbox)])]
+    lines = [_HEAD, *_contents(tables, views, all_endpoints())]
     lines += ["## Tables", "", _TABLES, ""]
     lines += [line for name in sorted(tables) for line in _table(tables[name])]
     lines += ["## Views", "", _VIEWS, ""]
     types = view_types()
     lines += [line for name in sorted(views) for line in _view(views[name], types)]
     lines += ["## Raw endpoints", "", _RAW, ""]
-    lines += [line for endpoint in (*ENDPOINTS, inbox) for line in _endpoint(endpoint)]
+    lines += [line for endpoint in all_endpoints().values() for line in _endpoint(endpoint)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -44,7 +44,7 @@ def doctor() -> None:
     """Check Python, Java, Spark, store, catalog, DuckDB, API, Dagster and disk; exit 1 on a fault."""
     settings = load_settings()
     findings = [_examined(check, settings) for check in CHECKS]
-    table = grid(["what", "state", "found", "remedy"])
+    table = grid(["what", "state", "found", "remedy"], named=True)
     for finding in findings:
         add_row(table, [finding.what, finding.state, finding.detail, finding.remedy])
     screen = console.out()

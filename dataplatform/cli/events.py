@@ -60,7 +60,9 @@ class RunFacts:
         """Take in one event and return what is worth a line; text is about the step at work."""
         event = entry.dagster_event
         if event is None:
-            return entry.user_message
+            # Dagster's own word on checks of tables that had nothing new.
+            idle = "did not yield or return expected outputs" in entry.user_message
+            return None if idle else entry.user_message
         step = event.step_key or ""
         kind = event.event_type_value
         if kind == "STEP_START":
@@ -150,6 +152,20 @@ def failure_of(event: "DagsterEvent") -> Failed:
         return Failed(step, f"{metadata['cause']}{asked}", metadata.get("remedy"))
     message = (told.description if told is not None else None) or _message(data.error)
     return split_remedy(step, message)
+
+
+def interrupts(entry: "EventLogEntry") -> bool:
+    """Whether a step or the run ended, or is to be retried, because of Ctrl-C."""
+    data = entry.dagster_event.event_specific_data if entry.dagster_event else None
+    error: SerializableErrorInfo | None = getattr(data, "error", None)
+    while error is not None:
+        if error.cls_name in _INTERRUPTS:
+            return True
+        error = error.cause
+    return False
+
+
+_INTERRUPTS: Final = ("KeyboardInterrupt", "DagsterExecutionInterruptedError")
 
 
 def _retried(event: "DagsterEvent") -> Retried:

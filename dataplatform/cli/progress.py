@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
-from dataplatform.cli.events import Built, Failed, Retried, RunFacts
+from dataplatform.cli.events import Built, Failed, Retried, RunFacts, interrupts
 
 if TYPE_CHECKING:
     from dagster import EventLogEntry
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = 32
 _CHANGE: Final = 24
+_WIDE: Final = 84
+"""A terminal that a line in columns fits into; a narrower one gets it without."""
 
 
 @contextmanager
@@ -68,6 +70,7 @@ class ProgressView:
 
         self.facts = RunFacts()
         self.total = total
+        self.interrupted = False
         self.console = Console(file=screen, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -85,19 +88,40 @@ class ProgressView:
             TextColumn,
             TimeElapsedColumn,
         )
+        from rich.table import Column
 
         columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-        text = TextColumn("[dim]{task.description}[/]", markup=True)
-        with Progress(*columns, text, console=self.console, transient=True) as progress:
+        # The text gives way where the terminal is narrow, not the figures.
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        text = TextColumn("[dim]{task.description}[/]", markup=True, table_column=rest)
+        # `redirect_stderr` would bring what `diverted` sends to the log back onto the screen.
+        with Progress(
+            *columns,
+            text,
+            console=self.console,
+            transient=True,
+            expand=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as progress:
             self._progress = progress
             self._task = progress.add_task("starting", total=self.total)
             yield
 
     def on_event(self, entry: "EventLogEntry") -> None:
-        """Take in one event of the run."""
+        """Take in one event of the run.
+
+        Raises:
+            KeyboardInterrupt: the event says that Ctrl-C was pressed. Dagster would go by the retry
+                policy of the step, and wait.
+        """
+        if interrupts(entry):
+            self.interrupted = True
+            raise KeyboardInterrupt
         found = self.facts.note(entry)
         if isinstance(found, Built):
-            self.console.print(_line(found))
+            narrow = self.console.is_terminal and self.console.width < _WIDE
+            self.console.print(_line(found, narrow=narrow))
             self._advance()
         elif isinstance(found, Failed | Retried):
             from rich.markup import escape
@@ -120,7 +144,10 @@ class ProgressView:
             self._progress.update(self._task, description=shown)
 
 
-def _line(built: Built) -> str:
+def _line(built: Built, *, narrow: bool) -> str:
     rows = "" if built.rows is None else f"{built.rows:,} rows"
     name = f"{built.group}.{built.name}"
+    if narrow:
+        said = " · ".join(part for part in (rows, built.change) if part)
+        return f"[green]✓[/] {name}: {said} [dim]{built.seconds:.1f} s[/]"
     return f"[green]✓[/] {name:{_NAME}} {rows:>15}  {built.change:{_CHANGE}} [dim]{built.seconds:6.1f} s[/]"

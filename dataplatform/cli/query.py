@@ -50,7 +50,7 @@ class ExportFormat(StrEnum):
 
 @user_errors
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT, SHOW, DESCRIBE or EXPLAIN; - for stdin.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL")],
     limit: Annotated[
         int | None,
         typer.Option("--limit", "-n", min=0, help=f"Most rows; a table shows {DEFAULT_ROWS}."),
@@ -64,6 +64,7 @@ def query(
 ) -> None:
     """Ask the lake in Trino's SQL.
 
+    SQL is one SELECT, SHOW, DESCRIBE or EXPLAIN; - reads it from stdin.
     Tables are warehouse.NAME, views analytics.NAME; `dp tables` lists them.
     Example: dp query "select * from analytics.latest_prices limit 5"
     """
@@ -92,7 +93,7 @@ def _format_of(output: Path | None) -> OutputFormat:
 
 @user_errors
 def export(
-    name: Annotated[str, typer.Argument(help="A table or a view.", metavar="TABLE_OR_VIEW")],
+    name: Annotated[str, typer.Argument(metavar="TABLE_OR_VIEW")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Default: NAME.FORMAT here."),
@@ -101,7 +102,10 @@ def export(
         ExportFormat | None, typer.Option("--format", "-f", help="Default: by FILE, else csv.")
     ] = None,
 ) -> None:
-    """Write all rows of a table or a view to a file."""
+    """Write all rows of a table or a view to a file.
+
+    Example: dp export analytics.latest_prices -o prices.parquet
+    """
     engine = open_engine()
     relation = engine.resolve(name)
     chosen = output_format or ExportFormat(
@@ -154,6 +158,7 @@ def tables() -> None:
     table = grid(
         ["name", "rows", "size", "files", "last change (UTC)", "what it holds"],
         [False, True, True, True, False, False],
+        named=True,
     )
     for row in [*_table_rows(engine), *_view_rows(engine)]:
         add_row(table, row)
@@ -203,7 +208,7 @@ def _first_sentence(description: str) -> str:
 
 @user_errors
 def table(
-    name: Annotated[str, typer.Argument(help="A table or a view.")],
+    name: Annotated[str, typer.Argument(metavar="TABLE_OR_VIEW")],
     at: Annotated[
         str | None,
         typer.Option(help="Rows as of a snapshot id or a time (UTC), such as '2026-01-31 12:00'."),
@@ -211,7 +216,10 @@ def table(
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to preview.")] = 5,
     history: Annotated[int, typer.Option(min=0, help="Snapshots and partitions to list.")] = 10,
 ) -> None:
-    """Show one table or view: columns, snapshots, files, partitions, rows now or at a past time."""
+    """Show one table or view: columns, snapshots, files, partitions, rows now or at a past time.
+
+    Example: dp table daily_prices --at '2026-01-31 12:00'
+    """
     engine = open_engine()
     relation = engine.resolve(name)
     found = engine.load(relation.name) if relation.schema == NAMESPACE else None
@@ -245,7 +253,7 @@ def _show_columns(engine: "EmbeddedEngine", relation: "Relation", found: "Table 
 
         view = all_views()[relation.name]
         docs, description = column_docs(view), view.description
-    listing = grid(["column", "type", "meaning"])
+    listing = grid(["column", "type", "meaning"], named=True)
     for column, kind in types.items():
         add_row(listing, [column, kind, docs.get(column)])
     screen = console.out()

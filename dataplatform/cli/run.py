@@ -102,11 +102,11 @@ def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
 
 
 def _announce_length(settings: "Settings", plan: Plan) -> None:
-    from dataplatform.raw.coingecko import ENDPOINTS
+    from dataplatform.raw.coingecko import api_endpoints
     from dataplatform.resources.coingecko import CoinGeckoResource
 
     selected = {key.path[-1] for key in plan.assets if key.path[0] == "raw"}
-    calls = calls_of([e for e in ENDPOINTS if e.name in selected], settings)
+    calls = calls_of([e for e in api_endpoints().values() if e.name in selected], settings)
     pace = CoinGeckoResource.from_settings(settings).budget().current_per_minute
     estimate = estimate_text(settings, calls, pace)
     if estimate:
@@ -225,6 +225,9 @@ def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: b
             run_id=run_id,
             tags={ORIGIN_TAG: lake.origin, "dataplatform/started_by": "dp run"},
         )
+    # While it executes, Dagster takes Ctrl-C itself and ends the run as failed.
+    if view.interrupted:
+        raise KeyboardInterrupt
     return result.success
 
 
@@ -264,7 +267,7 @@ def _show_failure(facts: "RunFacts", log: Path | None) -> None:
 def _show_summary(facts: "RunFacts", lake: "LocalLake", total: int) -> None:
     from dataplatform.cli.events import UNCHANGED
 
-    table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True])
+    table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True], named=True)
     for built in facts.built:
         rows = "" if built.rows is None else f"{built.rows:,}"
         add_row(table, [f"{built.group}.{built.name}", rows, built.change, f"{built.seconds:.1f}"])

@@ -66,6 +66,7 @@ def status(
     table = grid(
         ["asset", "state", "last build (UTC)", "age", "rows", "newest data (UTC)"],
         [False, False, False, True, True, False],
+        named=True,
     )
     for one in found:
         add_row(table, _cells(one, now))
@@ -137,12 +138,12 @@ def _view_facts(
 
 
 def _raw_freshness(lake: "LocalLake", events: Events) -> list[Freshness]:
-    from dataplatform.raw.coingecko import ENDPOINTS
+    from dataplatform.raw import all_endpoints
     from dataplatform.raw.inbox import inbox
 
     newest = _newest_manifests(lake)
     found = []
-    for endpoint in (*ENDPOINTS, inbox):
+    for endpoint in all_endpoints().values():
         manifest = newest.get(endpoint.name)
         built = _latest(
             events.get(("raw", endpoint.name)), manifest.fetched_at if manifest else None
@@ -242,13 +243,12 @@ def _materializations(settings: "Settings", origin: "Origin") -> Events:
 
 
 def _asset_paths() -> list[tuple[str, str]]:
-    from dataplatform.raw.coingecko import ENDPOINTS
-    from dataplatform.raw.inbox import inbox
+    from dataplatform.raw import all_endpoints
     from dataplatform.tables import all_specs
     from dataplatform.views import all_views
 
     return [
-        *(("raw", endpoint.name) for endpoint in (*ENDPOINTS, inbox)),
+        *(("raw", name) for name in all_endpoints()),
         *(("warehouse", name) for name in all_specs()),
         *(("analytics", name) for name in all_views()),
     ]

@@ -19,7 +19,7 @@ def status() -> None:
     from dataplatform.views import all_views
 
     engine = open_engine()
-    listing = grid(["view", "state"])
+    listing = grid(["view", "state"], named=True)
     differing = False
     for view in all_views().values():
         difference = drift(engine, view)

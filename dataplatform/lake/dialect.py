@@ -34,7 +34,9 @@ def parse_query(sql: str) -> exp.Query:
         statements = [s for s in sqlglot.parse(sql, read=DIALECT) if s is not None]
     except SqlglotError as error:
         raise QueryError(readable(error)) from None
-    if len(statements) != 1:
+    if not statements:
+        raise QueryError('There is no statement. Such as: "select * from analytics.latest_prices"')
+    if len(statements) > 1:
         raise QueryError("One statement at a time, please.")
     query = statements[0]
     if not isinstance(query, exp.Query) or any(query.find_all(*_WRITES)):
@@ -48,8 +50,14 @@ def readable(error: SqlglotError) -> str:
     if problems:
         first = problems[0]
         near = f"{first['start_context'][-20:]}»{first['highlight']}«".strip()
-        return f"Not Trino SQL: {first['description']} at line {first['line']}: …{near}"
+        return f"Not Trino SQL: {_said(first['description'])} at line {first['line']}: …{near}"
     return re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()[0]
+
+
+def _said(description: str) -> str:
+    """Return what sqlglot expected, without the names of its own classes."""
+    expected = description.split(" but got <", maxsplit=1)[0]
+    return "something is missing" if "<class" in expected else expected
 
 
 def name_columns(query: exp.Query) -> None:

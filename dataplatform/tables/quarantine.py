@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.spec import LINEAGE, Column, Inputs, TableSpec
-from dataplatform.raw.coingecko import ENDPOINTS
-from dataplatform.raw.inbox import inbox
+from dataplatform.raw import all_endpoints
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-SOURCES: Final[tuple[Endpoint, ...]] = (*ENDPOINTS, inbox)
+SOURCES: Final[tuple[Endpoint, ...]] = tuple(all_endpoints().values())
 
 
 def transform(inputs: Inputs) -> "DataFrame":

@@ -6,42 +6,7 @@
 --
 -- order: table_name
 -- plot: bar x=table_name y=row_count
-WITH tables AS (
-    SELECT
-        'market_snapshots' AS table_name,
-        count(*) AS row_count,
-        CAST(max(snapshot_at) AS date) AS newest_day,
-        max(fetched_at) AS fetched_at
-    FROM warehouse.market_snapshots
-    UNION ALL
-    SELECT
-        'price_points' AS table_name,
-        count(*) AS row_count,
-        CAST(max(observed_at) AS date) AS newest_day,
-        max(fetched_at) AS fetched_at
-    FROM warehouse.price_points
-    UNION ALL
-    SELECT
-        'ohlc' AS table_name,
-        count(*) AS row_count,
-        CAST(max(closed_at) AS date) AS newest_day,
-        max(fetched_at) AS fetched_at
-    FROM warehouse.ohlc
-    UNION ALL
-    SELECT
-        'coins' AS table_name,
-        count(*) AS row_count,
-        CAST(max(valid_from) AS date) AS newest_day,
-        max(fetched_at) AS fetched_at
-    FROM warehouse.coins
-    UNION ALL
-    SELECT
-        'coin_platforms' AS table_name,
-        count(*) AS row_count,
-        CAST(max(first_seen_at) AS date) AS newest_day,
-        max(fetched_at) AS fetched_at
-    FROM warehouse.coin_platforms
-    UNION ALL
+WITH tables AS ( -- written by `make docs`, one SELECT a declared table
     SELECT
         'categories' AS table_name,
         count(*) AS row_count,
@@ -50,11 +15,39 @@ WITH tables AS (
     FROM warehouse.categories
     UNION ALL
     SELECT
-        'global_market' AS table_name,
+        'coin_metrics_daily' AS table_name,
         count(*) AS row_count,
-        CAST(max(snapshot_at) AS date) AS newest_day,
+        CAST(max(day) AS date) AS newest_day,
+        CAST(NULL AS timestamp(6) with time zone) AS fetched_at
+    FROM warehouse.coin_metrics_daily
+    UNION ALL
+    SELECT
+        'coin_platforms' AS table_name,
+        count(*) AS row_count,
+        CAST(max(fetched_at) AS date) AS newest_day,
         max(fetched_at) AS fetched_at
-    FROM warehouse.global_market
+    FROM warehouse.coin_platforms
+    UNION ALL
+    SELECT
+        'coins' AS table_name,
+        count(*) AS row_count,
+        CAST(max(fetched_at) AS date) AS newest_day,
+        max(fetched_at) AS fetched_at
+    FROM warehouse.coins
+    UNION ALL
+    SELECT
+        'correlations' AS table_name,
+        count(*) AS row_count,
+        CAST(max(day) AS date) AS newest_day,
+        CAST(NULL AS timestamp(6) with time zone) AS fetched_at
+    FROM warehouse.correlations
+    UNION ALL
+    SELECT
+        'daily_prices' AS table_name,
+        count(*) AS row_count,
+        CAST(max(day) AS date) AS newest_day,
+        max(fetched_at) AS fetched_at
+    FROM warehouse.daily_prices
     UNION ALL
     SELECT
         'exchanges' AS table_name,
@@ -64,32 +57,39 @@ WITH tables AS (
     FROM warehouse.exchanges
     UNION ALL
     SELECT
-        'daily_prices' AS table_name,
+        'global_market' AS table_name,
         count(*) AS row_count,
-        max(CASE WHEN price IS NOT NULL THEN day END) AS newest_day,
+        CAST(max(snapshot_at) AS date) AS newest_day,
         max(fetched_at) AS fetched_at
-    FROM warehouse.daily_prices
-    UNION ALL
-    SELECT
-        'coin_metrics_daily' AS table_name,
-        count(*) AS row_count,
-        max(day) AS newest_day,
-        CAST(NULL AS timestamp(6) with time zone) AS fetched_at
-    FROM warehouse.coin_metrics_daily
+    FROM warehouse.global_market
     UNION ALL
     SELECT
         'market_daily' AS table_name,
         count(*) AS row_count,
-        max(day) AS newest_day,
+        CAST(max(day) AS date) AS newest_day,
         CAST(NULL AS timestamp(6) with time zone) AS fetched_at
     FROM warehouse.market_daily
     UNION ALL
     SELECT
-        'correlations' AS table_name,
+        'market_snapshots' AS table_name,
         count(*) AS row_count,
-        max(day) AS newest_day,
-        CAST(NULL AS timestamp(6) with time zone) AS fetched_at
-    FROM warehouse.correlations
+        CAST(max(snapshot_at) AS date) AS newest_day,
+        max(fetched_at) AS fetched_at
+    FROM warehouse.market_snapshots
+    UNION ALL
+    SELECT
+        'ohlc' AS table_name,
+        count(*) AS row_count,
+        CAST(max(closed_at) AS date) AS newest_day,
+        max(fetched_at) AS fetched_at
+    FROM warehouse.ohlc
+    UNION ALL
+    SELECT
+        'price_points' AS table_name,
+        count(*) AS row_count,
+        CAST(max(observed_at) AS date) AS newest_day,
+        max(fetched_at) AS fetched_at
+    FROM warehouse.price_points
     UNION ALL
     SELECT
         'quarantine' AS table_name,

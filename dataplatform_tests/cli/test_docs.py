@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
@@ -12,9 +13,16 @@ from typer.testing import CliRunner
 from dataplatform.cli import app
 from dataplatform.cli.docs import DICTIONARY, data_dictionary
 from dataplatform.cli.ui import dagster_command
-from dataplatform.raw.coingecko import ENDPOINTS
+from dataplatform.lake.freshness_view import freshness_view
+from dataplatform.lake.spec import Column, Inputs, TableSpec
+from dataplatform.lake.view_sql import validate
+from dataplatform.lake.views import parse_view, relation_schemas
+from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
 from dataplatform.views import all_views
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +43,22 @@ def test_drift_is_shown_and_mended(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["docs", "--check", "-o", str(page)]).exit_code == 0
 
 
+def test_the_view_of_freshness_holds_a_table_of_any_shape() -> None:
+    def transform(inputs: Inputs) -> "DataFrame":
+        return inputs.table("coins")
+
+    listing = TableSpec("listing", "A.", (Column("id", "string", "An id."),), ("id",), transform)
+    view = parse_view("data_freshness", freshness_view([*all_specs().values(), listing]))
+    validate(view, relation_schemas([*all_specs().values(), listing]))
+    assert {r.name for r in view.references} == {*all_specs(), "listing"}
+
+
 def test_everything_declared_has_a_heading_that_the_contents_link_to() -> None:
     page = data_dictionary()
     headings = set(re.findall(r"^### (\S+)$", page, re.MULTILINE))
     declared = {f"warehouse.{name}" for name in all_specs()}
     declared |= {f"analytics.{name}" for name in all_views()}
-    declared |= {f"raw.{endpoint.name}" for endpoint in ENDPOINTS} | {"raw.inbox"}
+    declared |= {f"raw.{name}" for name in all_endpoints()}
     assert headings == declared
     assert set(re.findall(r"\(#(\S+?)\)", page)) == {name.replace(".", "") for name in headings}
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from dataplatform.cli import app
 from dataplatform.lake.views import ViewSpec, parse_view
+from dataplatform.lake.writer_lock import lake_writer_lock
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
 
 ATTRIBUTION = "Data provided by CoinGecko"
@@ -119,6 +121,8 @@ def test_query_writes_a_file_of_the_endings_format(lake: SmallLake) -> None:
         (["DROP TABLE cheap"], ["Only reading"]),
         (['SELECT 1 FROM "[bold]"'], ["[bold]"]),
         (["SELECT 1 FROM (("], ["Not Trino SQL"]),
+        ([" ; "], ["no statement", "select * from"]),
+        (["SELECT 1 AS a; SELECT 2 AS a"], ["One statement"]),
         (["SELECT 1 AS x", "-o", "x.txt"], ["x.txt", ".csv"]),
         (["SELECT 1 AS x", "-o", "x.csv", "-f", "table"], ["--format"]),
     ],
@@ -128,6 +132,13 @@ def test_query_errors_are_one_line(
 ) -> None:
     fails(dp("query", *arguments), *words)
     assert not Path("x.csv").exists()
+
+
+@pytest.mark.parametrize("sql", ["selec * from cheap", "select 1 as a from", "select (1"])
+def test_a_syntax_error_shows_where_and_no_class_of_the_parser(lake: SmallLake, sql: str) -> None:
+    result = dp("query", sql)
+    fails(result, "Not Trino SQL", "at line 1")
+    assert not re.search(r"<class|Token|sqlglot", result.stderr)
 
 
 def test_a_failing_export_leaves_no_file(lake: SmallLake) -> None:
@@ -226,7 +237,56 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
     assert "has its file" in dp("views", "prune").stdout
 
 
+def test_names_stay_whole_in_a_narrow_terminal(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = dp("tables").stdout
+    assert "warehouse.coin_metrics_daily" in shown
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 60
+
+
+# ---- rollback ----
+
+
+def test_a_table_goes_back_to_a_snapshot_and_no_further(lake: SmallLake) -> None:
+    first = lake.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
+    lake.insert(
+        "daily_prices", [{"coin_id": "bad", "vs_currency": "usd", "day": day("2025-01-02")}]
+    )
+    last = lake.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
+    done = dp("rollback", "daily_prices", str(first))
+    assert done.exit_code == 0, done.stderr
+    assert f"warehouse.daily_prices is at snapshot {first}" in done.stdout
+    assert "bad" not in dp("query", "SELECT coin_id FROM cheap").stdout
+    fails(dp("rollback", "daily_prices", str(last)), "dp table daily_prices")
+    fails(dp("rollback", "daily_prices", "1"), "dp table daily_prices")
+    fails(dp("rollback", "cheap", str(first)), "is a view")
+
+
+def test_no_rollback_while_a_run_writes(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataplatform.cli.rollback.WAIT_SECONDS", 0.1)
+    with lake_writer_lock(lake.folders.root, "run 42"):
+        fails(dp("rollback", "daily_prices", "1"), "run 42", "wait for that run")
+
+
 # ---- the program ----
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("query", ["SELECT, SHOW, DESCRIBE or EXPLAIN", "stdin"]),
+        ("export", ["TABLE_OR_VIEW"]),
+        ("table", ["TABLE_OR_VIEW"]),
+    ],
+)
+def test_help_says_what_the_argument_is(command: str, words: Sequence[str]) -> None:
+    shown = " ".join(dp(command, "--help").stdout.split())
+    assert "Example: dp" in shown
+    for word in words:
+        assert word in shown
 
 
 def test_help_is_light_and_lists_the_commands() -> None:

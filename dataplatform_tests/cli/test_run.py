@@ -28,11 +28,15 @@ from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Choice, Wanted, choose_origin
 from dataplatform.cli.run import calls_of, estimate_text
 from dataplatform.profiles import LocalLake, Settings
-from dataplatform.raw.coingecko import ENDPOINTS, coins_categories
+from dataplatform.raw.coingecko.coins_categories import endpoint as coins_categories
+from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
+from dataplatform.raw.coingecko.exchanges import endpoint as exchanges
+from dataplatform.raw.coingecko.ohlc import endpoint as ohlc
 from dataplatform.resources.coingecko import CoinGeckoResource, Reachability
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 
 NOWHERE = "http://127.0.0.1:9"
+ASKED = (coins_markets, coins_categories, exchanges, ohlc)
 RAW_ONLY = 'key:"raw/coins_categories"'
 
 
@@ -102,17 +106,17 @@ def test_recordings_that_are_asked_for_ask_nobody() -> None:
 
 
 def test_a_long_keyless_run_is_announced_with_what_shortens_it() -> None:
-    text = estimate_text(Settings(), calls_of(ENDPOINTS, Settings()), 5.0)
+    text = estimate_text(Settings(), calls_of(ASKED, Settings()), 5.0)
     assert text is not None
-    assert "about 21 min" in text
+    assert "about 19 min" in text
     assert "--pages 4" in text
     assert "demo key" in text
 
 
 def test_a_short_run_is_not_announced() -> None:
     few = Settings(markets_pages=1, coins=("bitcoin",))
-    assert calls_of(ENDPOINTS, few) == 1 + 1 + 1 + 1 + 4 + 1 + 1
-    assert estimate_text(few, calls_of(ENDPOINTS, few), 30.0) is None
+    assert calls_of(ASKED, few) == 1 + 1 + 4 + 1
+    assert estimate_text(few, calls_of(ASKED, few), 30.0) is None
     assert calls_of([coins_categories], Settings()) == 1
 
 

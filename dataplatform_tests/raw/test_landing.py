@@ -15,14 +15,12 @@ from dataplatform.lake.endpoint import Endpoint, Field
 from dataplatform.lake.landing import Landing, Progress, Scope, land, plan_slot, records_in
 from dataplatform.lake.manifest import Cursor, RawZone, sha256
 from dataplatform.lake.object_store import open_folder
-from dataplatform.raw.coingecko import (
-    coins_list,
-    coins_markets,
-    exchanges,
-    global_,
-    market_chart,
-    ohlc,
-)
+from dataplatform.raw.coingecko.coins_list import endpoint as coins_list
+from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
+from dataplatform.raw.coingecko.exchanges import endpoint as exchanges
+from dataplatform.raw.coingecko.global_ import endpoint as global_
+from dataplatform.raw.coingecko.market_chart import endpoint as market_chart
+from dataplatform.raw.coingecko.ohlc import endpoint as ohlc
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
 
 NOW = datetime.now(UTC)

@@ -18,7 +18,9 @@ from dagster import (
 from dataplatform.assets import raw
 from dataplatform.assets.partitions import DAILY
 from dataplatform.assets.raw import NO_RUN_RETRY, build_raw_assets
-from dataplatform.raw.coingecko import global_
+from dataplatform.raw import all_endpoints
+from dataplatform.raw.coingecko.global_ import endpoint as global_
+from dataplatform.raw.inbox import inbox
 from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
@@ -68,24 +70,16 @@ def metadata(result: ExecuteInProcessResult, name: str) -> dict[str, Any]:
 
 
 def test_every_asset_is_described() -> None:
-    assert set(ASSETS) == {
-        "coins_markets",
-        "coins_list",
-        "coins_categories",
-        "global",
-        "exchanges",
-        "market_chart",
-        "ohlc",
-        "inbox",
-    }
-    for asset in ASSETS.values():
+    assert set(ASSETS) == set(all_endpoints())
+    for name, endpoint in all_endpoints().items():
+        asset = ASSETS[name]
         (spec,) = asset.specs
         assert spec.group_name == "raw"
         assert spec.description
         assert spec.owners
         assert spec.kinds
-        assert asset.op.pool == (None if spec.key.path[1] == "inbox" else "coingecko_api")
-        assert (spec.partitions_def == DAILY) == (spec.key.path[1] == "market_chart")
+        assert asset.op.pool == (None if endpoint == inbox else "coingecko_api")
+        assert (spec.partitions_def == DAILY) == (endpoint.every == "partition")
         assert {check.blocking for check in asset.check_specs} == {False}
 
 

@@ -7,18 +7,20 @@ import pytest
 
 from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.manifest import Cursor, RawZone, sha256
-from dataplatform.raw.coingecko import ENDPOINTS, coins_list, coins_markets
-from dataplatform.raw.inbox import inbox
+from dataplatform.raw import all_endpoints
+from dataplatform.raw.coingecko import api_endpoints
+from dataplatform.raw.coingecko.coins_list import endpoint as coins_list
+from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
 from dataplatform.raw.recorded import land_recordings, recordings
 from dataplatform_tests.coingecko_server import schema_violations
 
-ALL = (*ENDPOINTS, inbox)
+ALL = tuple(all_endpoints().values())
 FOLDER = files("dataplatform.raw") / "recordings"
 
 
-def test_every_endpoint_has_recordings() -> None:
+def test_every_recording_is_of_a_declared_endpoint() -> None:
     counts = Counter(recording.endpoint for recording in recordings())
-    assert set(counts) == {endpoint.name for endpoint in ALL}
+    assert set(counts) <= {endpoint.name for endpoint in ALL}
     assert counts["inbox"] == 25
 
 
@@ -92,7 +94,7 @@ OLDER_THAN_THE_DESCRIPTION = {
 
 
 def test_recordings_fit_the_official_description_but_for_known_differences() -> None:
-    paths = {endpoint.name: endpoint.path for endpoint in ENDPOINTS}
+    paths = {name: endpoint.path for name, endpoint in api_endpoints().items()}
     for recording in recordings():
         if recording.endpoint == "inbox":
             continue

@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.spec import TableSpec
-from dataplatform.raw.coingecko import ENDPOINTS
-from dataplatform.raw.inbox import inbox
+from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ _REJECT = (
     "raw_key: string, record_hash: string, record: string, reject_reason: string,"
     " fetched_at: timestamp, origin: string"
 )
-_BY_NAME: dict[str, Endpoint] = {e.name: e for e in (*ENDPOINTS, inbox)}
 
 
 def at(text: str) -> datetime:
@@ -75,7 +72,7 @@ class MemoryInputs:
 
     def records(self, endpoint: str) -> "DataFrame":
         """Return the given records of an endpoint."""
-        fields = ", ".join(f"`{f.name}`: {f.type}" for f in _BY_NAME[endpoint].fields)
+        fields = ", ".join(f"`{f.name}`: {f.type}" for f in all_endpoints()[endpoint].fields)
         return self._rows(self.given.get(endpoint, ()), f"{fields}, {_LINEAGE}")
 
     def rejects(self, endpoint: str) -> "DataFrame":

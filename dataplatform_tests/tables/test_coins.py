@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dataplatform.raw.coingecko import coins_list
+from dataplatform.raw.coingecko.coins_list import endpoint
 from dataplatform.tables.coins import spec
 from dataplatform_tests.lake.tiny_lake import TinyLake
 from dataplatform_tests.tables.memory_inputs import MemoryInputs, Row, at, lineage, merged
@@ -190,8 +190,7 @@ def test_a_rejected_entry_is_recognised_in_its_raw_file(
 ) -> None:
     names = ("a", "b", "z")
     listed = [{"id": name, "symbol": name, "name": name, "platforms": {}} for name in names]
-    endpoint = replace(coins_list, source="test")
-    lake = TinyLake(tmp_path, spark, {endpoint.name: endpoint})
+    lake = TinyLake(tmp_path, spark, {endpoint.name: replace(endpoint, source="test")})
     for day, listing in (("01", listed), ("02", [entry, listed[-1]])):
         lake.land(f"2026-01-{day}T00:00:05", listing, endpoint.name)
         lake.build(spec)

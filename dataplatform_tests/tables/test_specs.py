@@ -1,13 +1,14 @@
 """What holds for every declared table."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from dataplatform import tables
 from dataplatform.lake.spec import LINEAGE, TableSpec
-from dataplatform.raw.coingecko import ENDPOINTS
-from dataplatform.raw.inbox import inbox
+from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
 from dataplatform_tests.tables.memory_inputs import MemoryInputs, schema_of
 
@@ -17,23 +18,10 @@ if TYPE_CHECKING:
 every_table = pytest.mark.parametrize("spec", all_specs().values(), ids=all_specs().keys())
 
 
-def test_the_thirteen_tables_are_found_each_after_what_it_reads() -> None:
+def test_every_file_is_a_table_that_comes_after_what_it_reads() -> None:
     names = list(all_specs())
-    assert sorted(names) == [
-        "categories",
-        "coin_metrics_daily",
-        "coin_platforms",
-        "coins",
-        "correlations",
-        "daily_prices",
-        "exchanges",
-        "global_market",
-        "market_daily",
-        "market_snapshots",
-        "ohlc",
-        "price_points",
-        "quarantine",
-    ]
+    files = {path.stem for path in Path(tables.__file__).parent.glob("[!_]*.py")}
+    assert set(names) == files
     for spec in all_specs().values():
         assert all(names.index(upstream) < names.index(spec.name) for upstream in spec.upstream)
 
@@ -42,7 +30,7 @@ def test_the_thirteen_tables_are_found_each_after_what_it_reads() -> None:
 def test_what_a_table_names_is_declared(spec: TableSpec) -> None:
     names = {column.name for column in spec.columns}
     layout = {re.sub(r".*\(|\)", "", transform) for transform in spec.partitioning}
-    endpoints = {endpoint.name for endpoint in (*ENDPOINTS, inbox)}
+    endpoints = set(all_endpoints())
     assert len(names) == len(spec.columns)
     assert {*spec.keys, *spec.sort_order, *layout} <= names
     assert spec.day_column is None or spec.day_column in names

@@ -11,11 +11,12 @@ from sqlglot.lineage import lineage
 
 from dataplatform.assets.lineage import relation_key
 from dataplatform.assets.raw import build_raw_assets
-from dataplatform.assets.tables import ALL_ENDPOINTS, build_table_assets
+from dataplatform.assets.tables import build_table_assets
 from dataplatform.lake.endpoint import RECORD_COLUMNS
 from dataplatform.lake.spec import Inputs, TableSpec
 from dataplatform.lake.table_lineage import LineageUnknownError, table_lineage
 from dataplatform.lake.views import Relation
+from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ OF_NO_COLUMN = {
 
 def sources(name: str) -> dict[str, set[str]]:
     """Return the sources of each column as text, such as `raw.ohlc.open`."""
-    found = table_lineage(all_specs()[name], all_specs(), ALL_ENDPOINTS)
+    found = table_lineage(all_specs()[name], all_specs(), all_endpoints())
     return {c: {f"{relation}.{source}" for relation, source in of} for c, of in found.items()}
 
 
@@ -40,13 +41,13 @@ def prices(transform: Callable[[Inputs], "DataFrame"]) -> TableSpec:
 
 @pytest.mark.parametrize("spec", all_specs().values(), ids=all_specs().keys())
 def test_every_column_comes_from_columns_that_the_table_declares_to_read(spec: TableSpec) -> None:
-    found = table_lineage(spec, all_specs(), ALL_ENDPOINTS)
+    found = table_lineage(spec, all_specs(), all_endpoints())
     assert list(found) == [column.name for column in spec.columns]
     assert {name for name, of in found.items() if not of} == OF_NO_COLUMN.get(spec.name, set())
     for relation, name in {source for of in found.values() for source in of}:
         if relation.schema == "raw":
             assert relation.name in spec.endpoints
-            fields = {field.name for field in ALL_ENDPOINTS[relation.name].fields}
+            fields = {field.name for field in all_endpoints()[relation.name].fields}
             assert name in fields | set(RECORD_COLUMNS)
         else:
             assert relation.name in spec.upstream
@@ -60,7 +61,7 @@ def test_sources_are_columns_of_assets_that_the_ui_knows() -> None:
         for spec in asset.specs
     }
     for spec in all_specs().values():
-        for of in table_lineage(spec, all_specs(), ALL_ENDPOINTS).values():
+        for of in table_lineage(spec, all_specs(), all_endpoints()).values():
             for relation, name in of:
                 assert name in schemas[relation_key(relation)]
 
@@ -110,7 +111,7 @@ class Captured:
 def test_where_sqlglot_gets_through_it_finds_the_same(name: str) -> None:
     spec = all_specs()[name]
     (endpoint,) = spec.endpoints
-    fields = {field.name: field.type for field in ALL_ENDPOINTS[endpoint].fields}
+    fields = {field.name: field.type for field in all_endpoints()[endpoint].fields}
     query = cast("str", spec.transform(cast("Inputs", Captured(endpoint))))
     schema = {"raw": {endpoint: fields | dict(RECORD_COLUMNS)}}
     oracle = {
@@ -127,7 +128,7 @@ def test_where_sqlglot_gets_through_it_finds_the_same(name: str) -> None:
 def of_column(sql: str) -> set[str]:
     """Return the columns of daily_prices that the column `coin_id` of a query comes from."""
     spec = replace(prices(lambda inputs: inputs.sql(sql)), columns=all_specs()["coins"].columns[:1])
-    found = table_lineage(spec, all_specs(), ALL_ENDPOINTS)["coin_id"]
+    found = table_lineage(spec, all_specs(), all_endpoints())["coin_id"]
     assert {relation for relation, _ in found} <= {Relation("warehouse", "daily_prices")}
     return {name for _, name in found}
 
@@ -185,4 +186,4 @@ def test_a_query(sql: str, expected: set[str]) -> None:
 )
 def test_what_cannot_be_followed_is_said(transform: Any, message: str) -> None:
     with pytest.raises(LineageUnknownError, match=message):
-        table_lineage(prices(transform), all_specs(), ALL_ENDPOINTS)
+        table_lineage(prices(transform), all_specs(), all_endpoints())

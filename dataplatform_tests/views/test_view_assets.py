@@ -83,6 +83,21 @@ def metadata(result: ExecuteInProcessResult, name: str) -> Mapping[str, Any]:
     return event.materialization.metadata
 
 
+# ---- a lake of which little is built ----
+
+
+def test_a_view_of_tables_that_were_never_built_answers_with_what_there_is(
+    prices: SmallLake,
+) -> None:
+    before = prices.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
+    result = run(prices, {"latest_prices": all_views()["latest_prices"]})
+    assert result.success
+    assert metadata(result, "latest_prices")["dagster/row_count"].value == 2
+    assert prices.catalog.load_table("warehouse.coins").metadata.current_snapshot_id is None
+    after = prices.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
+    assert after == before
+
+
 # ---- definitions ----
 
 
@@ -180,8 +195,10 @@ def test_an_engine_that_fails_is_tried_again(
     assert len(retried) == 2
 
 
-def test_a_view_over_a_table_that_is_not_built_fails(lake: SmallLake) -> None:
-    assert not run(lake, {"cheap": CHEAP}).success
+def test_a_view_over_a_table_that_was_never_built_is_empty_and_warns(lake: SmallLake) -> None:
+    result = run(lake, {"cheap": CHEAP})
+    assert result.success
+    assert checks(result)["cheap", ANSWERS] is False
 
 
 # ---- drift ----

@@ -1,0 +1,22 @@
+"""CoinGecko's `/coins/{id}/ohlc`."""
+
+from dataplatform.lake.endpoint import Endpoint, Field, price
+
+endpoint = Endpoint(
+    name="ohlc",
+    description="Open, high, low and close of each candle, coin by coin.",
+    path="/coins/{id}/ohlc",
+    every="day",
+    params={"vs_currency": "usd", "days": "30", "precision": "full"},
+    records_sql="""
+      transform(from_json(body, 'array<array<string>>'), c -> to_json(named_struct(
+        'closed_at', c[0], 'open', c[1], 'high', c[2], 'low', c[3], 'close', c[4])))
+    """,
+    fields=(
+        Field("closed_at", "double", required=True, minimum=0.0),
+        price("open", required=True),
+        price("high", required=True),
+        price("low", required=True),
+        price("close", required=True),
+    ),
+)
