@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is tried again wait milliseconds where it waits minutes."""
+    from dagster import RetryPolicy
+
+    patient = RetryPolicy.calculate_delay
+    monkeypatch.setattr(RetryPolicy, "calculate_delay", lambda self, n: patient(self, n) / 1000)
+
+
 @pytest.fixture(scope="session")
 def spark() -> "Iterator[SparkSession]":
     """Start the one JVM of this test run: with the lake's jars, two cores, UTC, loopback only."""
