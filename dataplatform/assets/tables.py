@@ -1,13 +1,13 @@
 """Table assets: all tables are one multi-asset, so that a run builds them with one Spark session.
 
-Any subset can be selected. Each table is reported as soon as it is published; the first one whose
-audit fails ends the build, because what reads it would be built on rows that nobody accepted.
+Any subset can be selected. Each table is reported as soon as it is published. One that fails keeps
+back what reads it, which would be built on rows that nobody accepted, and no other.
 
 What failed is tried again, unless it would fail the same way: in this process after a pause, and, as
 a JVM that died can't be had back in it, by the daemon in a new one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -85,7 +85,7 @@ def _build(
     declared: Mapping[str, TableSpec],
     selected: set[str],
 ) -> Iterator[MaterializeResult | AssetCheckResult]:
-    from dataplatform.lake.build import AuditFailedError, Builder, Lake
+    from dataplatform.lake.build import Builder, Lake
 
     try:
         target = Lake(lake.raw_zone, lake.catalog(), all_endpoints(), lake.lake_origin)
@@ -94,29 +94,38 @@ def _build(
             for result in builder.build(selected):
                 context.log.info(_sentence(result))
                 yield _materialized(declared[result.table], declared, result, target)
-    except _permanent() as error:
-        context.instance.add_run_tags(context.run.run_id, dict(NO_RUN_RETRY))
-        if isinstance(error, AuditFailedError):
-            yield from _check_results(declared[error.result.table], error.result)
-        meanwhile = getattr(error, "__notes__", [])
-        raise Failure("\n".join([str(error), *meanwhile]), allow_retries=False) from error
-    except Exception:
-        context.instance.add_run_tags(context.run.run_id, dict(RUN_RETRY))
-        raise
+    except Exception as error:
+        failures = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+        yield from _failed_audits(declared, failures)
+        permanent = all(_is_permanent(failure) for failure in failures)
+        context.instance.add_run_tags(
+            context.run.run_id, dict(NO_RUN_RETRY if permanent else RUN_RETRY)
+        )
+        if not permanent:
+            raise
+        raise Failure("\n".join(map(str, failures)), allow_retries=False) from error
 
 
-def _permanent() -> tuple[type[Exception], ...]:
-    """Return the failures that the same rows and the same code give again: a person has to look.
+def _failed_audits(
+    declared: Mapping[str, TableSpec], failures: Iterable[BaseException]
+) -> Iterator[AssetCheckResult]:
+    from dataplatform.lake.build import AuditFailedError
 
-    A call of its own, as Spark is imported only where something failed.
-    """
+    for failure in failures:
+        if isinstance(failure, AuditFailedError):
+            yield from _check_results(declared[failure.result.table], failure.result)
+
+
+def _is_permanent(failure: BaseException) -> bool:
+    """Whether the same rows and the same code fail again: a person has to look."""
     from pyspark.errors import AnalysisException
 
     from dataplatform.lake.build import AuditFailedError
     from dataplatform.lake.jvm import JavaNotFoundError
     from dataplatform.lake.schema import SchemaChangeError
 
-    return (AuditFailedError, SchemaChangeError, JavaNotFoundError, AnalysisException)
+    kinds = (AuditFailedError, SchemaChangeError, JavaNotFoundError, AnalysisException)
+    return isinstance(failure, kinds)
 
 
 def _sentence(result: Any) -> str:

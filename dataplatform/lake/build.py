@@ -308,8 +308,11 @@ class Builder:
     def build(self, names: Iterable[str]) -> Iterator[TableResult]:
         """Build the named tables, each after those it reads; yields each as it is published.
 
+        Tables that read a failed one are not begun, the others are.
+
         Raises:
-            AuditFailedError: a blocking check failed; no further table was begun.
+            AuditFailedError: a blocking check failed.
+            ExceptionGroup: several tables failed.
         """
         wanted = set(names)
         needs = {name: wanted.intersection(self.specs[name].upstream) for name in wanted}

@@ -18,9 +18,8 @@ def side_by_side(
 ) -> Generator[Result]:
     """Yield the result of `work(name)` for every name, as each ends.
 
-    A name is begun when all that it needs has ended, the one that most others wait for first. After
-    a failure nothing more is begun; what is under way ends, is yielded, and then the failure is
-    raised. Others that failed meanwhile are notes on it.
+    A name is begun when all that it needs has ended well, the one that most others wait for first.
+    What needs a name that failed is never begun; all else is, and then the failure is raised.
 
     Args:
         needs: name → the names that must have ended before it.
@@ -28,18 +27,21 @@ def side_by_side(
         workers: how many run at once.
         interrupt: called again and again until all threads have ended, where the caller stops
             reading (Ctrl-C, a closed generator).
+
+    Raises:
+        Exception: what `work` raised; several as an ExceptionGroup.
     """
     order, weight = TopologicalSorter(needs), _waiting(needs)
     order.prepare()
     ready: list[str] = []
     running: dict[Future[Result], str] = {}
     ended: list[Future[Result]] = []
-    failures: list[BaseException] = []
+    failures: dict[str, BaseException] = {}
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
                 ready = sorted([*ready, *order.get_ready()], key=lambda name: -weight[name])
-                while ready and len(running) < workers and not failures:
+                while ready and len(running) < workers:
                     name = ready.pop(0)
                     running[pool.submit(work, name)] = name
                 # After the next are begun: the caller takes its time.
@@ -52,11 +54,20 @@ def side_by_side(
                     if failure is None:
                         order.done(name)
                     else:
-                        failures.append(failure)
+                        failures[name] = failure
         finally:
             _stop(running, interrupt)
-    if failures:
-        raise _with_notes(failures)
+    if len(failures) > 1:
+        causes = "; ".join(f"{name}: {_first_line(one)}" for name, one in failures.items())
+        raise BaseExceptionGroup(
+            f"{len(failures)} of {len(needs)} failed: {causes}", list(failures.values())
+        )
+    for failure in failures.values():
+        raise failure
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _waiting(needs: Mapping[str, Collection[str]]) -> dict[str, int]:
@@ -72,10 +83,3 @@ def _stop(running: Collection[Future[Result]], interrupt: Callable[[], None]) ->
     while any(not future.done() for future in running):
         interrupt()
         wait(running, timeout=_INTERRUPT_SECONDS)
-
-
-def _with_notes(failures: list[BaseException]) -> BaseException:
-    first, *others = failures
-    for other in others:
-        first.add_note(f"Meanwhile: {type(other).__name__}: {other}")
-    return first

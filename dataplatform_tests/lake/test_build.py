@@ -235,6 +235,18 @@ def test_another_partitioning_holds_for_what_is_written_from_then_on(lake: TinyL
     assert (partitioning(lake.table()), len(lake.rows())) == ("month(day)", 5)
 
 
+def test_a_failed_table_keeps_back_what_reads_it_and_nothing_else(lake: TinyLake) -> None:
+    lake.land("2025-01-03T10:00:00", [quote("x", "2025-01-01", 5000)])
+    derived = reading(lambda inputs: inputs.table("prices"))
+    others = [changed(PRICES, name=name, checks=()) for name in ("one", "two", "three")]
+    published: list[str] = []
+    builder = lake.builder(PRICES, derived, *others)
+    with pytest.raises(AuditFailedError, match="prices: not published"):
+        published.extend(result.table for result in builder.build(builder.specs))
+    assert sorted(result for result in published) == ["one", "three", "two"]
+    assert not lake.catalog.table_exists("warehouse.derived")
+
+
 def test_duplicate_keys_fail_the_audit(lake: TinyLake) -> None:
     lake.land("2025-01-03T10:00:00", [A1, quote("a", "2025-01-01", 3)])
     with pytest.raises(AuditFailedError, match="keys_unique: 1 violations") as failed:

@@ -1,7 +1,6 @@
 """Work that partly depends on each other, in threads."""
 
 import threading
-import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -56,37 +55,29 @@ def test_two_run_at_once_and_never_three() -> None:
     assert most == 2
 
 
-def test_after_a_failure_nothing_is_begun_and_what_is_under_way_ends() -> None:
-    failing = threading.Event()
+def test_what_needs_a_failed_one_is_not_begun_and_all_else_is() -> None:
     begun: list[str] = []
-    got: list[str] = []
 
     def work(name: str) -> str:
         begun.append(name)
         if name == "a":
-            failing.set()
             raise ValueError("broken")
-        failing.wait(10)
-        time.sleep(0.1)
         return name
 
-    results = side_by_side({"a": [], "x": [], "y": []}, work, workers=2, interrupt=nothing)
     with pytest.raises(ValueError, match="broken"):
-        got.extend(results)
-    assert (sorted(begun), len(got)) == (sorted(["a", *got]), 1)
+        run(work)
+    assert sorted(begun) == ["a", "x", "y"]
 
 
-def test_a_second_failure_is_a_note_on_the_first() -> None:
-    both = threading.Barrier(2, timeout=10)
-
+def test_several_failures_are_raised_together() -> None:
     def work(name: str) -> str:
-        both.wait()
-        raise ValueError(name)
+        if name in "ax":
+            raise ValueError(name)
+        return name
 
-    with pytest.raises(ValueError, match=r"a|x") as raised:
-        list(side_by_side({"a": [], "x": []}, work, workers=2, interrupt=nothing))
-    (note,) = raised.value.__notes__
-    assert {str(raised.value), note.rsplit(" ", 1)[1]} == {"a", "x"}
+    with pytest.raises(ExceptionGroup, match=r"2 of 5 failed: (a: a; x: x|x: x; a: a)") as raised:
+        run(work)
+    assert {str(failure) for failure in raised.value.exceptions} == {"a", "x"}
 
 
 def test_who_stops_reading_interrupts_what_is_under_way() -> None:
