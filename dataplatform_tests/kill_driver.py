@@ -36,8 +36,8 @@ from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 
 START: Final = datetime(2026, 3, 10, 12, 20, tzinfo=UTC)
-LANDED: Final = ("global", "coins_list", "market_chart")
-TABLES: Final = ("global_market", "coins", "price_points")
+LANDED: Final = ("global", "coins_list", "market_chart", "coins_markets")
+TABLES: Final = ("global_market", "coins", "price_points", "market_snapshots", "daily_prices")
 VIEWS: Final = ("data_freshness",)
 DURING_SECONDS: Final = 0.25
 """How long after the start of a Spark write `during` kills: it takes longer than that."""

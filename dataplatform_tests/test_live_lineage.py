@@ -120,6 +120,6 @@ def test_a_failed_blocking_check_fails_the_command(tmp_path: Path, server: CoinG
     dagster = home(tmp_path, server)
     done = dagster.materialize("key:raw/ohlc or key:warehouse/ohlc")
     assert done.returncode != 0
-    assert "ohlc: not published: candle_ordered: 1 rows" in done.stdout
+    assert "ohlc: not published: candle_ordered: 1 violation" in done.stdout
     catalog = LakeResource(home=str(dagster.lake), origin="live").catalog()
     assert catalog.load_table(identifier("ohlc")).scan().to_arrow().num_rows == 0

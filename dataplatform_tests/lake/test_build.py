@@ -197,7 +197,7 @@ def test_a_failed_audit_keeps_readers_on_the_last_good_snapshot(
         lake.build()
     good = lake.rows() if published else []
     lake.land("2025-01-03T11:00:00", [B1, quote("x", "2025-01-01", 5000)])
-    with pytest.raises(AuditFailedError, match=r"prices: not published: below_1000: 1 violations"):
+    with pytest.raises(AuditFailedError, match=r"prices: not published: below_1000: 1 violation"):
         lake.build()
     assert lake.rows() == good
     rejected = lake.spark.sql(
@@ -249,7 +249,7 @@ def test_a_failed_table_keeps_back_what_reads_it_and_nothing_else(lake: TinyLake
 
 def test_duplicate_keys_fail_the_audit(lake: TinyLake) -> None:
     lake.land("2025-01-03T10:00:00", [A1, quote("a", "2025-01-01", 3)])
-    with pytest.raises(AuditFailedError, match="keys_unique: 1 violations") as failed:
+    with pytest.raises(AuditFailedError, match="keys_unique: 1 violation") as failed:
         lake.build()
     (found,) = [c for c in failed.value.result.checks if not c.passed]
     assert found.sample == [{"coin": "a", "day": "2025-01-01"}]
@@ -263,7 +263,7 @@ def test_a_rule_over_groups_sees_all_rows_of_a_group(lake: TinyLake) -> None:
     lake.land("2025-01-03T11:00:00", [quote("x", "2025-01-01", 6), quote("y", "2025-01-01", 6)])
     doubled = [quote("x", "2025-01-02", 13), quote("y", "2025-01-02", 7)]
     lake.land("2025-01-03T12:00:00", doubled)
-    with pytest.raises(AuditFailedError, match="cheap: 1 violations") as failed:
+    with pytest.raises(AuditFailedError, match="cheap: 1 violation") as failed:
         lake.build(calm)
     (found,) = [c for c in failed.value.result.checks if not c.passed]
     assert found.sample == [{"coin": "x"}]
