@@ -51,7 +51,7 @@ class AuditFailedError(RuntimeError):
         """Name the table, the rules and where the rejected rows can be looked at."""
         self.result = result
         broken = "; ".join(
-            f"{c.name}: {c.violations} violations"
+            f"{c.name}: {c.violations} violation{'s' * (c.violations != 1)}"
             for c in result.checks
             if c.blocking and not c.passed
         )
