@@ -210,13 +210,13 @@ def _title(spec: TableSpec, plot: TablePlot, rows: Any) -> str:
 def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
     """Yield every declared check that was audited.
 
-    With nothing new only the blocking ones are: they held, or the rows would not be published. A
-    warning of an earlier build is not turned green by a run that looked at nothing.
+    With nothing new these are the blocking ones that all rows have passed before. A warning of an
+    earlier build is not turned green by a run that looked at nothing, nor is a check that is new.
     """
     found = {check.name: check for check in result.checks}
     for declared in spec.audited:
         check = found.get(declared.name)
-        if check is None and not declared.blocking:
+        if check is None and declared.fingerprint not in result.held:
             continue
         violations = check.violations if check else 0
         metadata: dict[str, Any] = {"violations": violations, "audited": check is not None}

@@ -118,7 +118,8 @@ def _ensure_tables(lake: LakeResource, view: ViewSpec) -> None:
     """Create, empty, the declared tables that `view` reads and that were never built.
 
     The first run of a lake may be one endpoint's, by a schedule or a dropped file: what reads the
-    others as well answers with the rows that there are.
+    others as well answers with the rows that there are. No writer's lock is needed: a table is made
+    once, whoever comes first.
     """
     from dataplatform.lake.schema import ensure_table, load_table
 

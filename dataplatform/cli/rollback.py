@@ -24,12 +24,18 @@ def rollback(
     there. Nothing is deleted: the snapshots after it stay until maintenance expires them.
     Example: dp rollback coins 4702470322120163556
     """
+    from dataplatform.lake.inspect import snapshots
     from dataplatform.lake.writer_lock import LakeBusyError, lake_writer_lock
 
     relation = open_engine().resolve(name)
     if relation.schema != NAMESPACE:
         raise UserError(f"{relation} is a view and has no snapshots.")
     lake, catalog = open_lake()
+    if snapshot not in {info.snapshot_id for info in snapshots(catalog.load_table(relation))}:
+        raise UserError(
+            f"{relation} has no snapshot {snapshot} to go back to."
+            f" Remedy: dp table {relation.name} lists the snapshots."
+        )
     try:
         with lake_writer_lock(lake.root, "dp rollback", WAIT_SECONDS):
             table = catalog.load_table(relation)

@@ -82,7 +82,10 @@ class CheckResult(BaseModel):
 
 
 class TableResult(BaseModel):
-    """What a build did to one table. Counts are rows; `changed` the days it touched."""
+    """What a build did to one table. Counts are rows; `changed` the days it touched.
+
+    `held` are the blocking checks, by fingerprint, that all published rows have passed.
+    """
 
     table: str
     status: Status
@@ -96,6 +99,7 @@ class TableResult(BaseModel):
     changed: tuple[str, str] | None = None
     checks: list[CheckResult] = []
     preview: list[dict[str, str]] = []
+    held: frozenset[str] = frozenset()
     seconds: float = 0.0
 
 
@@ -113,11 +117,13 @@ class Plan:
         upstream: the snapshot of each upstream table that will be read.
         changed: first and last changed day of each upstream table.
         rebuild: all raw slots are read again and the result replaces the table.
+        listed_at: when the arrivals were listed; what comes later is not among them.
     """
 
     spec: TableSpec
     base: int | None
     state: TableState
+    listed_at: datetime
     rows: int = 0
     arrivals: list[Arrival] = field(default_factory=list)
     manifests: list[Manifest] = field(default_factory=list)
@@ -152,6 +158,7 @@ class Lake:
 
     def plan(self, spec: TableSpec) -> Plan:
         """Compare the table's state with its inputs; reads metadata only."""
+        listed_at = datetime.now(UTC)
         table = load_table(self.catalog, spec.name)
         head = table.current_snapshot() if table else None
         state = published_state(table) if table else TableState()
@@ -166,7 +173,9 @@ class Lake:
         upstream, changed = self._upstream(spec, state)
         base = head.snapshot_id if head else None
         rows = live_rows(head) if head else 0
-        return Plan(spec, base, state, rows, arrivals, manifests, upstream, changed, rebuild)
+        return Plan(
+            spec, base, state, listed_at, rows, arrivals, manifests, upstream, changed, rebuild
+        )
 
     def _manifest(self, arrival: Arrival) -> Manifest:
         manifest = self.zone.manifest(arrival.slot)
@@ -316,17 +325,19 @@ class Builder:
         """
         wanted = set(names)
         needs = {name: wanted.intersection(self.specs[name].upstream) for name in wanted}
-        try:
-            yield from side_by_side(
-                needs,
-                lambda name: self.build_table(self.specs[name]),
-                workers=_WORKERS,
-                interrupt=self._cancel,
-            )
-        finally:
-            self._cache.clear()
-            if self._session is not None:
-                self._session.catalog.clearCache()
+        # Here and not in the threads, where two readers of a table would race to evolve it.
+        for name in {u for w in wanted for u in self.specs[w].upstream if u not in wanted}:
+            ensure_table(self.lake.catalog, self.specs[name])
+        yield from side_by_side(
+            needs,
+            lambda name: self.build_table(self.specs[name]),
+            workers=_WORKERS,
+            interrupt=self._cancel,
+        )
+        # After a failure not: the session may be dead, and its error would stand for the failure.
+        self._cache.clear()
+        if self._session is not None:
+            self._session.catalog.clearCache()
 
     def _cancel(self) -> None:
         if self._session is not None:
@@ -339,8 +350,6 @@ class Builder:
         plan = self.lake.plan(spec)
         if not plan.is_needed:
             return self._unchanged(plan, started)
-        for name in spec.upstream:
-            ensure_table(self.lake.catalog, self.specs[name])
         change = self._change(plan)
         if change.is_empty:
             self._record(table, self._next_state(plan, change))
@@ -356,6 +365,7 @@ class Builder:
             rows=plan.rows,
             raw_files=_files(plan),
             snapshot_id=plan.base,
+            held=plan.state.held,
             seconds=time.monotonic() - started,
         )
 
@@ -364,10 +374,11 @@ class Builder:
         newest = max((t for t in (fetched, plan.state.newest) if t), default=None)
         counted = change.inserted is not None
         return TableState(
-            cursor=advance(plan.state.cursor, plan.arrivals, datetime.now(UTC)),
+            cursor=advance(plan.state.cursor, plan.arrivals, plan.listed_at),
             upstream=plan.upstream,
             newest=newest,
             rows=plan.rows + change.inserted - change.deleted if counted else None,
+            held=_held(plan, change),
             changed=change.days,
         )
 
@@ -436,10 +447,14 @@ class Builder:
             # Not the days of `rows`: a day that has none any more would keep its old ones.
             days = (F.lit(day).cast("date") for day in plan.replaced)
             return published.where(F.col(column).cast("date").between(*days))
-        first, last = rows.agg(F.min(column), F.max(column)).collect()[0]
+        # As text: Python takes time stamps as local ones, and an hour of autumn comes twice.
+        ends = (end(column).cast("string") for end in (F.min, F.max))
+        first, last = rows.agg(*ends).collect()[0]
         if first is None:
             return published.where("false")
-        return published.where(F.col(column).between(F.lit(first), F.lit(last)))
+        kind = plan.spec.column(column).type
+        days = (F.lit(end).cast(kind) for end in (first, last))
+        return published.where(F.col(column).between(*days))
 
     def _write_audit_publish(self, plan: Plan, change: Change) -> TableResult:
         spec = plan.spec
@@ -517,13 +532,22 @@ class Builder:
         values = ", ".join(f"`{c.name}` = s.`{c.name}`" for c in spec.columns)
         names = ", ".join(f"`{c.name}`" for c in spec.columns)
         sources = ", ".join(f"s.`{c.name}`" for c in spec.columns)
-        self.spark.sql(
-            f"MERGE INTO {target} t USING {{change}} s ON {on}{_day_bounds(spec, change)}"
-            f" WHEN MATCHED AND s._op = 'D' THEN DELETE"
-            f" WHEN MATCHED THEN UPDATE SET {values}"
-            f" WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({sources})",
-            change=change.frame,
-        )
+        try:
+            self.spark.sql(
+                f"MERGE INTO {target} t USING {{change}} s ON {on}{_day_bounds(spec, change)}"
+                f" WHEN MATCHED AND s._op = 'D' THEN DELETE"
+                f" WHEN MATCHED THEN UPDATE SET {values}"
+                f" WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({sources})",
+                change=change.frame,
+            )
+        except Exception as error:
+            # Two rows for one published key: Spark refuses before the audit could.
+            if "MERGE_CARDINALITY_VIOLATION" not in str(error):
+                raise
+            doubled = change.frame.groupBy(*spec.keys).count().where("count > 1").count()
+            check = _check_result(spec.keys_check, doubled, change.frame)
+            result = TableResult(table=spec.name, status="unchanged", rows=0, checks=[check])
+            raise AuditFailedError(result) from error
 
     def _audit(
         self, spec: TableSpec, days: tuple[str, str] | None
@@ -584,6 +608,17 @@ def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFram
             for c in spark.table(name).schema
         ]
     )
+
+
+def _held(plan: Plan, change: Change) -> frozenset[str]:
+    """Return the blocking checks that every row will have passed once this build is published.
+
+    A check that is newer than some of the rows is not among them.
+    """
+    declared = frozenset(check.fingerprint for check in plan.spec.audited if check.blocking)
+    if plan.base is None or plan.rebuild:
+        return declared
+    return plan.state.held if change.is_empty else plan.state.held & declared
 
 
 def _files(plan: Plan) -> int:
@@ -675,16 +710,17 @@ def _check_result(check: Check, violations: int, rows: "DataFrame") -> CheckResu
     """Return the result, with some of the rows or groups that break the rule."""
     from pyspark.sql import functions as F
 
-    broken: list[Any] = []
-    if violations and check.per is None:
-        broken = rows.where(check.violated).limit(_SAMPLE).collect()
-    elif violations:
+    broken = rows.where(check.violated) if check.per is None else None
+    if broken is None:
         groups = rows.groupBy(*check.per or ()).agg(F.expr(check.violated).alias("_broken"))
-        broken = groups.where("_broken").drop("_broken").limit(_SAMPLE).collect()
+        broken = groups.where("_broken").drop("_broken")
+    # As text: a value that breaks a rule may be one that Python can't hold, such as the year 33658.
+    shown = broken.select(*[F.col(f"`{name}`").cast("string") for name in broken.columns])
+    sample = shown.limit(_SAMPLE).collect() if violations else []
     return CheckResult(
         name=check.name,
         description=check.description,
         blocking=check.blocking,
         violations=violations,
-        sample=[{k: str(v) for k, v in row.asDict().items()} for row in broken],
+        sample=[{k: str(v) for k, v in row.asDict().items()} for row in sample],
     )

@@ -51,6 +51,11 @@ class Field:
         return ", ".join(bounds)
 
 
+def epoch_ms(name: str) -> Field:
+    """Return a required time in milliseconds since 1970, before the year 2100."""
+    return Field(name, "double", required=True, minimum=0.0, maximum=4_102_444_799_999.0)
+
+
 def price(name: str, *, required: bool = False) -> Field:
     """Return a field for the price of one coin, in any currency.
 

@@ -1,7 +1,7 @@
 """What an Iceberg table is made of: snapshots, files and partitions, from its metadata alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 from pyiceberg.types import DateType
 
-from dataplatform.lake.state import ALL_DAYS, snapshot_state
+from dataplatform.lake.state import ALL_DAYS, ancestors, snapshot_state
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,20 @@ def footprint(table: Table) -> Footprint:
 
 
 def snapshots(table: Table) -> list[SnapshotInfo]:
-    """Return the snapshots of the published line, newest first."""
-    found = []
-    snapshot = table.current_snapshot()
-    while snapshot is not None:
-        found.append(_snapshot_info(snapshot))
-        parent = snapshot.parent_snapshot_id
-        snapshot = table.snapshot_by_id(parent) if parent is not None else None
+    """Return the snapshots of the published line, newest first.
+
+    A MERGE and the snapshot that holds its state are one: to go back to the MERGE alone would be to
+    forget what it has read.
+    """
+    found, merged = [], None
+    for snapshot in ancestors(table, table.current_snapshot()):
+        info = _snapshot_info(snapshot)
+        if merged is not None and snapshot.snapshot_id == merged.covers:
+            sealed = found.pop()
+            changes = {"added": info.added, "removed": info.removed, "operation": info.operation}
+            info = replace(sealed, **changes)
+        found.append(info)
+        merged = snapshot_state(snapshot)
     return found
 
 
@@ -117,7 +124,13 @@ def partitioning(table: Table) -> str:
 def _partition_info(row: Mapping[str, Any]) -> PartitionInfo:
     values = row.get("partition") or {}
     return PartitionInfo(
-        partition=", ".join(f"{name}={_readable(name, v)}" for name, v in values.items()) or "all",
+        # A field of another layout than the file's has no value: the table was repartitioned.
+        partition=", ".join(
+            f"{name}={_readable(name, v)}"
+            for name, v in values.items()
+            if v is not None or len(values) == 1
+        )
+        or "all",
         rows=row["record_count"],
         files=row["file_count"],
         size=row["total_data_file_size_in_bytes"],

@@ -196,6 +196,10 @@ def _reason(field: Field) -> str:
             f"WHEN isnan({value}) OR abs({value}) = double('Infinity')"
             f" THEN '{field.name}: not a finite number'"
         )
+    if field.type == "timestamp":
+        cases.append(
+            f"WHEN year({value}) NOT BETWEEN 1970 AND 2099 THEN '{field.name}: no such time'"
+        )
     if field.minimum is not None:
         cases.append(
             f"WHEN {value} < {field.minimum!r} THEN '{field.name}: below {field.minimum:g}'"

@@ -171,11 +171,12 @@ def _repartition(table: Table, spec: TableSpec) -> None:
     if declared.keys() == live:
         return
     with table.update_spec() as update:
-        for name in live - declared.keys():
+        for name in sorted(live - declared.keys()):
             update.remove_field(name)
-        for name in declared.keys() - live:
-            column = table.schema().find_field(declared[name].source_id).name
-            update.add_field(column, declared[name].transform, name)
+        for name, added in declared.items():
+            if name not in live:
+                column = table.schema().find_field(added.source_id).name
+                update.add_field(column, added.transform, name)
 
 
 def _shape(schema: Schema) -> dict[str, tuple[str, str | None]]:

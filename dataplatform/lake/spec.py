@@ -1,5 +1,6 @@
 """How a table is declared: schema, keys, layout, checks, and one pure transformation."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
@@ -51,6 +52,12 @@ class Check:
     description: str
     blocking: bool = True
     per: tuple[str, ...] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The check's name with a hash of its rule: a rule that was changed is another one."""
+        rule = f"{self.violated} {self.per}"
+        return f"{self.name}:{hashlib.sha256(rule.encode()).hexdigest()[:8]}"
 
 
 class Inputs(Protocol):

@@ -29,6 +29,7 @@ class TableState(BaseModel):
         newest: the newest fetch applied, for tables that apply listings in order.
         rows: live rows after this snapshot; None, as many as its files hold.
         changed: first and last day that this snapshot changed; None, nothing.
+        held: the blocking checks, by fingerprint, that all rows have passed.
         covers: the snapshot of the MERGE whose state this is, where it could not carry its own.
     """
 
@@ -40,6 +41,7 @@ class TableState(BaseModel):
     rows: int | None = None
     changed: tuple[str, str] | None = None
     covers: int | None = None
+    held: frozenset[str] = frozenset()
 
     @property
     def summary(self) -> dict[str, str]:

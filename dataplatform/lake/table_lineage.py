@@ -83,7 +83,13 @@ def table_lineage(
     Raises:
         LineageUnknownError: the transformation uses what can't be followed.
     """
-    frame = cast("_Frame", spec.transform(_Inputs(spec, specs, endpoints)))
+    try:
+        frame = cast("_Frame", spec.transform(_Inputs(spec, specs, endpoints)))
+    except LineageUnknownError:
+        raise
+    except Exception as error:
+        # Somebody's Python that met our stand-ins: a lineage less, and no reason to fail a build.
+        raise LineageUnknownError(f"{spec.name}: {type(error).__name__}: {error}") from error
     missing = [column.name for column in spec.columns if column.name not in frame.columns]
     if missing:
         raise LineageUnknownError(f"{spec.name}: the SQL gives no column {', '.join(missing)}")
@@ -123,7 +129,6 @@ class _Inputs:
             parsed = sqlglot.parse_one(query.format_map(written), read="spark")
             return _as_dataframe(_query(parsed, frames))
         except (SqlglotError, LookupError, ValueError, AttributeError) as error:
-            # SQL of a kind that no table had before: a lineage less, and no reason to fail a build.
             raise LineageUnknownError(f"{self.spec.name}: {error}") from error
 
     def _frame(self, name: str) -> "DataFrame":

@@ -267,8 +267,9 @@ def test_a_table_goes_back_to_a_snapshot_and_no_further(lake: SmallLake) -> None
 
 def test_no_rollback_while_a_run_writes(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataplatform.cli.rollback.WAIT_SECONDS", 0.1)
+    head = lake.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
     with lake_writer_lock(lake.folders.root, "run 42"):
-        fails(dp("rollback", "daily_prices", "1"), "run 42", "wait for that run")
+        fails(dp("rollback", "daily_prices", str(head)), "run 42", "wait for that run")
 
 
 # ---- the program ----

@@ -182,6 +182,7 @@ def test_a_query(sql: str, expected: set[str]) -> None:
         (lambda inputs: inputs.sql("SELECT 1 AS x FROM elsewhere"), "the relation elsewhere"),
         (lambda inputs: inputs.sql("SELECT ("), "coin_metrics_daily: "),
         (lambda inputs: inputs.sql("SELECT 1 AS coin_id"), "no column day, price_usd"),
+        (lambda inputs: inputs.sql("SELECT 1 AS d").first()["d"], "TypeError"),
     ],
 )
 def test_what_cannot_be_followed_is_said(transform: Any, message: str) -> None:

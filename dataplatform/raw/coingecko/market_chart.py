@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dataplatform.lake.endpoint import Endpoint, Field, money, price
+from dataplatform.lake.endpoint import Endpoint, Field, epoch_ms, money, price
 
 # A neighbour array that is shorter, or shifted, gives null rather than another point's figure.
 _RECORDS: Final = """
@@ -27,7 +27,7 @@ endpoint = Endpoint(
     records_sql=_RECORDS,
     envelope=frozenset({"prices", "market_caps", "total_volumes"}),
     fields=(
-        Field("at", "double", required=True, minimum=0.0),
+        epoch_ms("at"),
         price("price", required=True),
         money("market_cap"),
         money("volume"),

@@ -1,6 +1,6 @@
 """CoinGecko's `/coins/{id}/ohlc`."""
 
-from dataplatform.lake.endpoint import Endpoint, Field, price
+from dataplatform.lake.endpoint import Endpoint, epoch_ms, price
 
 endpoint = Endpoint(
     name="ohlc",
@@ -13,7 +13,7 @@ endpoint = Endpoint(
         'closed_at', c[0], 'open', c[1], 'high', c[2], 'low', c[3], 'close', c[4])))
     """,
     fields=(
-        Field("closed_at", "double", required=True, minimum=0.0),
+        epoch_ms("closed_at"),
         price("open", required=True),
         price("high", required=True),
         price("low", required=True),
