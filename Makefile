@@ -10,7 +10,6 @@ ARGS ?=
 TIERS ?= not stack and not kubernetes and not browser
 TESTS ?= dataplatform_tests
 
-export DAGSTER_HOME := $(CURDIR)/$(STATE)/dagster
 # Some images set it; every process would then compile Dagster anew, which takes longer than running.
 unexport PYTHONDONTWRITEBYTECODE
 

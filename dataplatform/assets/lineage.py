@@ -1,8 +1,9 @@
 """Column lineage as Dagster's UI shows it."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from dagster import AssetKey, TableColumnDep, TableColumnLineage
+from dagster import AssetKey, MetadataValue, TableColumnDep, TableColumnLineage
 
 from dataplatform.lake.views import Relation
 
@@ -12,13 +13,21 @@ def relation_key(relation: Relation) -> AssetKey:
     return AssetKey([relation.schema, relation.name])
 
 
-def lineage_metadata(
-    sources: Mapping[str, tuple[tuple[Relation, str], ...]],
-) -> TableColumnLineage:
-    """Return for each column the columns that it comes from, as asset key and name."""
-    return TableColumnLineage(
-        {
-            column: [TableColumnDep(relation_key(relation), name) for relation, name in origins]
-            for column, origins in sources.items()
-        }
+def lineage_metadata(sources: Mapping[str, tuple[tuple[Relation, str], ...]]) -> dict[str, Any]:
+    """Return where each column comes from: for Dagster's catalog, and as a table for its readers.
+
+    The open-source UI (1.13) stores column lineage and does not show it.
+    """
+    listed = "\n".join(
+        f"| {column} | {', '.join(f'{relation}.{name}' for relation, name in origins)} |"
+        for column, origins in sources.items()
     )
+    return {
+        "dagster/column_lineage": TableColumnLineage(
+            {
+                column: [TableColumnDep(relation_key(relation), name) for relation, name in origins]
+                for column, origins in sources.items()
+            }
+        ),
+        "columns_from": MetadataValue.md(f"| column | comes from |\n| --- | --- |\n{listed}"),
+    }

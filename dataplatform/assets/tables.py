@@ -164,7 +164,7 @@ def _lineage(spec: TableSpec, declared: Mapping[str, TableSpec]) -> dict[str, An
         found = table_lineage(spec, declared, all_endpoints())
     except LineageUnknownError as error:
         return {"column_lineage_unknown": str(error)}
-    return {"dagster/column_lineage": lineage_metadata(found)}
+    return lineage_metadata(found)
 
 
 def _footprint(spec: TableSpec, result: Any, lake: Any) -> dict[str, Any]:

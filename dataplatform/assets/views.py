@@ -162,7 +162,7 @@ def _metadata(view: ViewSpec, views: Mapping[str, ViewSpec], answer: Answer) -> 
     plot = plot_metadata(view.plot, answer.sample.arrow, view.name) if view.plot else None
     return {
         "dagster/column_schema": _column_schema(answer, column_docs(view)),
-        "dagster/column_lineage": lineage_metadata(column_lineage(view, schemas)),
+        **lineage_metadata(column_lineage(view, schemas)),
         "dagster/row_count": answer.row_count,
         "preview": MetadataValue.md(preview_markdown(answer.sample.arrow)),
         **({"plot": plot} if plot else {}),

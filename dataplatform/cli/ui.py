@@ -34,7 +34,8 @@ def ui(
     home = prepare_dagster_home(settings)
     screen = console.err()
     screen.print(f"Dagster's UI: http://{HOST}:{port} (in about 20 s; Ctrl-C ends it)")
-    screen.print(f"Runs are kept in {home}", style="dim", markup=False)
+    # Dagster warns of a dagster.yaml in this folder, not knowing that its own is a link to it.
+    screen.print(f"Runs are kept in {home}, configured by dagster.yaml", style="dim", markup=False)
     level = "debug" if verbose else "warning"
     raise typer.Exit(_serve(dagster_command(port, level)))
 
@@ -46,7 +47,8 @@ def dagster_command(port: int, level: str) -> list[str]:
         *(sys.executable, "-W", "ignore:Function `dev_command` is superseded"),
         *("-m", "dagster", "dev"),
         *("--module-name", "dataplatform.definitions"),
-        *("--host", HOST, "--port", str(port), "--code-server-log-level", level),
+        *("--host", HOST, "--port", str(port)),
+        *("--log-level", level, "--code-server-log-level", level),
     ]
 
 

@@ -139,6 +139,7 @@ def test_a_run_deploys_verifies_and_describes(prices: SmallLake) -> None:
         ("coin_id", "varchar", "which coin"),
         ("price", "double", None),
     ]
+    assert "| price | warehouse.daily_prices.price |" in told["columns_from"].value
     lineage: TableColumnLineage = told["dagster/column_lineage"].value
     (source,) = lineage.deps_by_column["price"]
     assert (source.asset_key, source.column_name) == (PRICES, "price")
