@@ -7,10 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from dataplatform.lake.build import Builder, Lake, TableResult
+from dataplatform.lake.build import Builder, TableResult
 from dataplatform.lake.catalog import open_sqlite_catalog, sqlite_spark_conf
 from dataplatform.lake.manifest import RawZone
 from dataplatform.lake.object_store import open_folder
+from dataplatform.lake.plan import Lake
 from dataplatform.lake.spark import lake_session, local_conf, prepare_environment
 from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs

@@ -53,7 +53,7 @@ POINTS: Final[Mapping[str, tuple[Any, str]]] = {
     "branch": (build.Builder, "_branch"),
     "merge": (build.Builder, "_merge"),
     "write": (build.Builder, "_write"),
-    "audit": (build.Builder, "_audit"),
+    "audit": (build, "audit"),
     "publish": (build.Builder, "_publish"),
     "record": (build.Builder, "_record"),
     "deploy": (EmbeddedEngine, "deploy"),

@@ -85,7 +85,8 @@ def _build(
     declared: Mapping[str, TableSpec],
     selected: set[str],
 ) -> Iterator[MaterializeResult | AssetCheckResult]:
-    from dataplatform.lake.build import Builder, Lake
+    from dataplatform.lake.build import Builder
+    from dataplatform.lake.plan import Lake
 
     try:
         target = Lake(lake.raw_zone, lake.catalog(), all_endpoints(), lake.lake_origin)

@@ -8,36 +8,26 @@ that do not read each other are built side by side.
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
-from string import Formatter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel
-from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import Snapshot
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.audit import SAMPLE, CheckResult, audit, check_result
 from dataplatform.lake.inspect import live_rows, sample
-from dataplatform.lake.manifest import Arrival, Cursor, Manifest, Origin, RawZone, advance
-from dataplatform.lake.records import RecordReader, by_endpoint, newest_fetch
-from dataplatform.lake.schema import AUDIT_BRANCH, ensure_table, identifier, load_table
+from dataplatform.lake.manifest import Manifest, advance
+from dataplatform.lake.plan import Lake, Plan, SparkInputs, version_of
+from dataplatform.lake.records import RecordReader, newest_fetch
+from dataplatform.lake.schema import AUDIT_BRANCH, ensure_table, identifier
 from dataplatform.lake.side_by_side import side_by_side
-from dataplatform.lake.spec import CATALOG, Check, TableSpec
-from dataplatform.lake.state import (
-    ALL_DAYS,
-    NO_DAYS,
-    TableState,
-    changed_since,
-    published_state,
-)
+from dataplatform.lake.spec import CATALOG, TableSpec
+from dataplatform.lake.state import ALL_DAYS, TableState
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_SAMPLE: Final = 5
-"""How many rows a preview and a failed check show."""
 _WORKERS: Final = 2
 """How many tables are built at once: Spark plans on one core, and planning is most of a small build."""
 
@@ -66,21 +56,6 @@ class CommitConflictError(RuntimeError):
     """Somebody else published between this build's read and its publication: run it again."""
 
 
-class CheckResult(BaseModel):
-    """One audited rule: how many rows or groups broke it, and a few of them."""
-
-    name: str
-    description: str
-    blocking: bool
-    violations: int
-    sample: list[dict[str, Any]] = []
-
-    @property
-    def passed(self) -> bool:
-        """Whether no row broke the rule."""
-        return self.violations == 0
-
-
 class TableResult(BaseModel):
     """What a build did to one table. Counts are rows; `changed` the days it touched.
 
@@ -101,164 +76,6 @@ class TableResult(BaseModel):
     preview: list[dict[str, str]] = []
     held: frozenset[str] = frozenset()
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one build of one table has to read.
-
-    Args:
-        spec: the table.
-        base: the published snapshot that the build starts from; None, an empty table.
-        state: what the table knows.
-        rows: how many are published.
-        arrivals: raw slots not read yet.
-        manifests: what those slots hold.
-        upstream: the snapshot of each upstream table that will be read.
-        changed: first and last changed day of each upstream table.
-        rebuild: all raw slots are read again and the result replaces the table.
-        listed_at: when the arrivals were listed; what comes later is not among them.
-    """
-
-    spec: TableSpec
-    base: int | None
-    state: TableState
-    listed_at: datetime
-    rows: int = 0
-    arrivals: list[Arrival] = field(default_factory=list)
-    manifests: list[Manifest] = field(default_factory=list)
-    upstream: dict[str, int] = field(default_factory=dict)
-    changed: dict[str, tuple[str, str]] = field(default_factory=dict)
-    rebuild: bool = False
-
-    @property
-    def is_needed(self) -> bool:
-        """Whether an input changed since the table was built."""
-        return bool(self.arrivals) or any(days != NO_DAYS for days in self.changed.values())
-
-    @property
-    def replaced(self) -> tuple[str, str] | None:
-        """First and last day of which the new rows replace all published ones; None: none."""
-        if self.spec.replace_days is None:
-            return None
-        first = min(first for first, _ in self.changed.values())
-        last = date.fromisoformat(max(last for _, last in self.changed.values()))
-        after = timedelta(days=self.spec.replace_days)
-        return first, (min(last, date.max - after) + after).isoformat()
-
-
-@dataclass(frozen=True)
-class Lake:
-    """What a build works on: raw files, catalog, and the declared endpoints by name."""
-
-    zone: RawZone
-    catalog: Catalog
-    endpoints: Mapping[str, Endpoint]
-    origin: Origin
-
-    def plan(self, spec: TableSpec) -> Plan:
-        """Compare the table's state with its inputs; reads metadata only."""
-        listed_at = datetime.now(UTC)
-        table = load_table(self.catalog, spec.name)
-        head = table.current_snapshot() if table else None
-        state = published_state(table) if table else TableState()
-        pairs = {(self.endpoints[e].source, e) for e in spec.endpoints}
-        arrivals = self.zone.arrivals(state.cursor, pairs) if pairs else []
-        manifests = [self._manifest(arrival) for arrival in arrivals]
-        rebuild = False
-        if spec.in_order and state.newest and any(m.fetched_at <= state.newest for m in manifests):
-            rebuild = True
-            arrivals = self.zone.arrivals(Cursor(), pairs)
-            manifests = [self._manifest(arrival) for arrival in arrivals]
-        upstream, changed = self._upstream(spec, state)
-        base = head.snapshot_id if head else None
-        rows = live_rows(head) if head else 0
-        return Plan(
-            spec, base, state, listed_at, rows, arrivals, manifests, upstream, changed, rebuild
-        )
-
-    def _manifest(self, arrival: Arrival) -> Manifest:
-        manifest = self.zone.manifest(arrival.slot)
-        if manifest is None:
-            raise FileNotFoundError(f"manifest of {arrival.slot.folder} vanished while planning")
-        return manifest
-
-    def _upstream(
-        self, spec: TableSpec, state: TableState
-    ) -> tuple[dict[str, int], dict[str, tuple[str, str]]]:
-        snapshots, changed = {}, {}
-        for name in spec.upstream:
-            table = load_table(self.catalog, name)
-            head = table.current_snapshot() if table else None
-            if table is None or head is None:
-                changed[name] = NO_DAYS
-                continue
-            snapshots[name] = head.snapshot_id
-            changed[name] = changed_since(table, state.upstream.get(name))
-        return snapshots, changed
-
-
-@dataclass
-class SparkInputs:
-    """The inputs of one transformation (see `dataplatform.lake.spec.Inputs`)."""
-
-    plan: Plan
-    lake: Lake
-    spark: "SparkSession"
-    parsed: Callable[[str, list[Manifest]], "DataFrame"]
-
-    def sql(self, query: str, **values: "DataFrame | str | float") -> "DataFrame":
-        """Run Spark SQL; `{name}` stands for a value, an endpoint, a table, or `{self}`."""
-        names = {name for _, name, _, _ in Formatter().parse(query) if name}
-        resolved = {n: values[n] if n in values else self._frame(n) for n in names}
-        return self.spark.sql(query.replace("{self}", "{self_}"), **_self_renamed(resolved))
-
-    def _frame(self, name: str) -> "DataFrame":
-        if name == "self":
-            return self.own()
-        return self.records(name) if name in self.plan.spec.endpoints else self.table(name)
-
-    def records(self, endpoint: str) -> "DataFrame":
-        """Return the endpoint's new records that fit its declaration."""
-        return self._parsed(endpoint).where("reject_reason = ''").drop("reject_reason", "record")
-
-    def rejects(self, endpoint: str) -> "DataFrame":
-        """Return the endpoint's new records that do not, with the reason."""
-        columns = ("raw_key", "record_hash", "record", "reject_reason", "fetched_at", "origin")
-        return self._parsed(endpoint).where("reject_reason <> ''").select(*columns)
-
-    def _parsed(self, endpoint: str) -> "DataFrame":
-        if endpoint not in self.plan.spec.endpoints:
-            raise KeyError(f"{self.plan.spec.name} does not declare the endpoint {endpoint}")
-        manifests = by_endpoint(self.plan.manifests).get(endpoint, [])
-        return self.parsed(endpoint, manifests)
-
-    def table(self, name: str) -> "DataFrame":
-        """Return an upstream table at the snapshot that the plan saw; empty while not built."""
-        if name not in self.plan.spec.upstream:
-            raise KeyError(f"{self.plan.spec.name} does not declare the upstream table {name}")
-        return self._at(name, self.plan.upstream.get(name))
-
-    def own(self) -> "DataFrame":
-        """Return the table's own published rows; none when it is rebuilt."""
-        return self._at(self.plan.spec.name, None if self.plan.rebuild else self.plan.base)
-
-    def _at(self, name: str, snapshot: int | None) -> "DataFrame":
-        if snapshot is not None:
-            return _version(self.spark, name, snapshot)
-        table = load_table(self.lake.catalog, name)
-        if table is None:
-            raise LookupError(f"the table {name} does not exist yet")
-        return self.spark.table(f"{CATALOG}.{identifier(name)}").where("false")
-
-    def changed(self, name: str) -> tuple[str, str]:
-        """Return the first and last changed day of an upstream table."""
-        return self.plan.changed[name]
-
-
-def _self_renamed(frames: dict[str, Any]) -> dict[str, Any]:
-    """`self` can't be a keyword of SparkSession.sql, which is a method."""
-    return {("self_" if name == "self" else name): frame for name, frame in frames.items()}
 
 
 @dataclass(frozen=True)
@@ -439,7 +256,7 @@ class Builder:
         from pyspark.sql import functions as F
 
         assert plan.base is not None  # noqa: S101  without a base nothing is published
-        published = _version(self.spark, plan.spec.name, plan.base)
+        published = version_of(self.spark, plan.spec.name, plan.base)
         column = plan.spec.day_column
         if column is None or plan.rebuild:
             return published
@@ -459,7 +276,9 @@ class Builder:
     def _write_audit_publish(self, plan: Plan, change: Change) -> TableResult:
         spec = plan.spec
         snapshot, change = self._write(plan, change)
-        checks, days = ([], None) if change.is_empty else self._audit(spec, change.days)
+        checks, days = (
+            ([], None) if change.is_empty else audit(self._audited_rows(spec, change.days), spec)
+        )
         result = TableResult(
             table=spec.name,
             status="unchanged" if change.is_empty else "published",
@@ -475,7 +294,7 @@ class Builder:
         if any(check.blocking and not check.passed for check in result.checks):
             raise AuditFailedError(result)
         table = self._publish(plan, snapshot.snapshot_id)
-        rows = sample(table, _SAMPLE, spec.day_column, change.days)
+        rows = sample(table, SAMPLE, spec.day_column, change.days)
         return result.model_copy(update={"preview": rows})
 
     def _write(self, plan: Plan, change: Change) -> tuple[Snapshot, Change]:
@@ -545,29 +364,14 @@ class Builder:
             if "MERGE_CARDINALITY_VIOLATION" not in str(error):
                 raise
             doubled = change.frame.groupBy(*spec.keys).count().where("count > 1").count()
-            check = _check_result(spec.keys_check, doubled, change.frame)
+            check = check_result(spec.keys_check, doubled, change.frame)
             result = TableResult(table=spec.name, status="unchanged", rows=0, checks=[check])
             raise AuditFailedError(result) from error
-
-    def _audit(
-        self, spec: TableSpec, days: tuple[str, str] | None
-    ) -> tuple[list[CheckResult], tuple[str, str] | None]:
-        """Run every check on the audit branch, over the days that changed.
-
-        Returns the results, and the first and last day of the rows that were audited.
-        """
-        rows = self._audited_rows(spec, days)
-        counts: dict[str, Any] = {}
-        for columns in dict.fromkeys(c.per or spec.keys for c in spec.audited):
-            counts |= _violations(rows, spec, columns)
-        results = [_check_result(check, counts[check.name], rows) for check in spec.audited]
-        first, last = counts["first_day"], counts["last_day"]
-        return results, (first, last) if first else None
 
     def _audited_rows(self, spec: TableSpec, days: tuple[str, str] | None) -> "DataFrame":
         from pyspark.sql import functions as F
 
-        rows = _version(self.spark, spec.name, AUDIT_BRANCH)
+        rows = version_of(self.spark, spec.name, AUDIT_BRANCH)
         if spec.day_column is None or days in (None, ALL_DAYS):
             return rows
         assert days is not None  # noqa: S101  excluded above
@@ -587,27 +391,6 @@ class Builder:
             snapshots.set_current_snapshot(snapshot_id=head)
             snapshots.remove_branch(AUDIT_BRANCH)
         return table
-
-
-def _version(spark: "SparkSession", table: str, version: int | str) -> "DataFrame":
-    """Return a table as of a snapshot or a branch, with the columns that the table has now.
-
-    In SQL, because the reader's options `snapshot-id` and `branch` are not found in a session
-    other than the JVM's first. A snapshot older than a column comes without it: it is null there.
-    """
-    from pyspark.sql import functions as F
-
-    literal = version if isinstance(version, int) else f"'{version}'"
-    name = f"{CATALOG}.{identifier(table)}"
-    rows = spark.sql(f"SELECT * FROM {name} VERSION AS OF {literal}")
-    return rows.select(
-        *[
-            (F.col(f"`{c.name}`") if c.name in rows.columns else F.lit(None))
-            .cast(c.dataType)
-            .alias(c.name)
-            for c in spark.table(name).schema
-        ]
-    )
 
 
 def _held(plan: Plan, change: Change) -> frozenset[str]:
@@ -676,51 +459,3 @@ def _day_bounds(spec: TableSpec, change: Change) -> str:
 
 def _clustered(spec: TableSpec) -> tuple[str, ...]:
     return spec.sort_order or spec.keys
-
-
-def _violations(rows: "DataFrame", spec: TableSpec, columns: tuple[str, ...]) -> dict[str, Any]:
-    """Count in one query what breaks the checks per `columns`; with the keys, also those of rows.
-
-    Returns check → violations, and the first and last day of all rows as ISO text.
-    """
-    from pyspark.sql import functions as F
-
-    checks = {c.name: c for c in spec.audited if (c.per or spec.keys) == columns}
-    broken = {
-        name: F.expr(f"CASE WHEN {c.violated} THEN 1 ELSE 0 END") for name, c in checks.items()
-    }
-    day = F.expr(f"CAST({spec.day_column or 'NULL'} AS DATE)")
-    grouped = rows.groupBy(*columns).agg(
-        F.min(day).alias("_first"),
-        F.max(day).alias("_last"),
-        *[(one if checks[n].per else F.sum(one)).alias(f"_{n}") for n, one in broken.items()],
-    )
-    return (
-        grouped.agg(
-            F.min("_first").cast("string").alias("first_day"),
-            F.max("_last").cast("string").alias("last_day"),
-            *[F.coalesce(F.sum(f"_{name}"), F.lit(0)).alias(name) for name in checks],
-        )
-        .collect()[0]
-        .asDict()
-    )
-
-
-def _check_result(check: Check, violations: int, rows: "DataFrame") -> CheckResult:
-    """Return the result, with some of the rows or groups that break the rule."""
-    from pyspark.sql import functions as F
-
-    broken = rows.where(check.violated) if check.per is None else None
-    if broken is None:
-        groups = rows.groupBy(*check.per or ()).agg(F.expr(check.violated).alias("_broken"))
-        broken = groups.where("_broken").drop("_broken")
-    # As text: a value that breaks a rule may be one that Python can't hold, such as the year 33658.
-    shown = broken.select(*[F.col(f"`{name}`").cast("string") for name in broken.columns])
-    sample = shown.limit(_SAMPLE).collect() if violations else []
-    return CheckResult(
-        name=check.name,
-        description=check.description,
-        blocking=check.blocking,
-        violations=violations,
-        sample=[{k: str(v) for k, v in row.asDict().items()} for row in sample],
-    )

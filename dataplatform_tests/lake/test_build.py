@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pytest
 
+from dataplatform.lake import build
 from dataplatform.lake.build import AuditFailedError, Builder, CommitConflictError
 from dataplatform.lake.inspect import partitioning
 from dataplatform.lake.schema import AUDIT_BRANCH, SchemaChangeError, ensure_table
@@ -287,14 +288,14 @@ def test_who_publishes_meanwhile_wins(
         lake.land("2025-01-03T10:00:00", [A1])
         lake.build()
     lake.land("2025-01-03T11:00:00", [B1])
-    audit = Builder._audit  # noqa: SLF001
+    audit = build.audit
 
     def audit_while_another_writes(*args: object) -> object:
         monkeypatch.undo()
         lake.table().append(lake.table().schema().as_arrow().empty_table())
         return audit(*args)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
 
-    monkeypatch.setattr(Builder, "_audit", audit_while_another_writes)
+    monkeypatch.setattr(build, "audit", audit_while_another_writes)
     with pytest.raises(CommitConflictError, match="run it again"):
         lake.build()
     assert "b" not in {row[0] for row in lake.rows()}
@@ -314,7 +315,7 @@ def test_the_branch_of_a_killed_run_is_replaced(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Builder, "_audit", die)
+    monkeypatch.setattr(build, "audit", die)
     with pytest.raises(KeyboardInterrupt):
         lake.build()
     monkeypatch.undo()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dataplatform.lake import build
-from dataplatform.lake.build import AuditFailedError, Builder, Plan
+from dataplatform.lake import build, plan
+from dataplatform.lake.build import AuditFailedError, Builder
 from dataplatform.lake.inspect import partitions, snapshots
 from dataplatform.lake.landing import write_body
 from dataplatform.lake.manifest import Manifest, RawFile, Slot, marker_key, sha256
@@ -139,14 +139,16 @@ def test_a_build_that_takes_long_loses_no_manifest(
 
     real = Builder._change  # noqa: SLF001
 
-    def slow(self: Builder, plan: Plan) -> Any:
+    def slow(self: Builder, planned: plan.Plan) -> Any:
         nonlocal ahead
         # The manifest comes a second after the listing; the transformation takes 20 minutes.
         commit()
         ahead = timedelta(minutes=20)
-        return real(self, plan)
+        return real(self, planned)
 
-    monkeypatch.setattr(build, "datetime", Clock)
+    monkeypatch.setattr(plan, "datetime", Clock)
+    # Nothing else tells the time: the cursor goes by when the arrivals were listed.
+    assert not hasattr(build, "datetime")
     monkeypatch.setattr(Builder, "_change", slow)
     lake.build()
     monkeypatch.setattr(Builder, "_change", real)

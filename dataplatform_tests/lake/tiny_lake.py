@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
-from dataplatform.lake.build import Builder, Lake, TableResult
+from dataplatform.lake.build import Builder, TableResult
 from dataplatform.lake.catalog import open_sqlite_catalog, sqlite_spark_conf
 from dataplatform.lake.endpoint import Endpoint, Field, price
 from dataplatform.lake.landing import write_body
 from dataplatform.lake.manifest import Manifest, RawFile, RawZone, Slot, sha256
 from dataplatform.lake.object_store import open_folder
+from dataplatform.lake.plan import Lake
 from dataplatform.lake.schema import identifier
 from dataplatform.lake.spark import lake_session
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
