@@ -50,7 +50,8 @@ def run(
         typer.Option("--select", "-s", metavar="SEL", help="Dagster's asset selection."),
     ] = "*",
     origin: Annotated[
-        Wanted, typer.Option(help="auto asks the API, and takes recordings if it is silent.")
+        Wanted,
+        typer.Option(help="auto: live, or recordings while there is no live lake and no API."),
     ] = Wanted.AUTO,
     pages: Annotated[
         int | None, typer.Option(min=1, help="At most so many pages of the market listing.")

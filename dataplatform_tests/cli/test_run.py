@@ -57,6 +57,12 @@ def dp(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
+def dp_offline(*arguments: str) -> Result:
+    return CliRunner().invoke(
+        app, list(arguments), env={"DATAPLATFORM_COINGECKO_BASE_URL": NOWHERE}
+    )
+
+
 def decide(wanted: Wanted = Wanted.AUTO, **settings: Any) -> Choice:
     chosen = Settings(**settings)
     return choose_origin(wanted, chosen, CoinGeckoResource.from_settings(chosen).ping)
@@ -89,6 +95,25 @@ def test_live_data_that_is_asked_for_is_not_replaced() -> None:
         decide(Wanted.LIVE, coingecko_base_url=NOWHERE)
     with pytest.raises(UserError, match="DATAPLATFORM_ORIGIN"):
         decide(coingecko_base_url=NOWHERE, origin="live")
+
+
+@pytest.mark.parametrize("traces", ["remembered", "raw file"])
+def test_recordings_do_not_take_the_place_of_a_live_lake(home: Path, traces: str) -> None:
+    live = LocalLake(home, "live")
+    if traces == "remembered":
+        live.remember()
+    else:
+        (live.datalake / "raw").mkdir(parents=True)
+        (live.datalake / "raw/page.json.gz").touch()
+        LocalLake(home, "recorded").remember()
+    before = live.remembered
+    result = dp_offline("run", "--select", RAW_ONLY)
+    assert result.exit_code == 1
+    assert "live lake in .dataplatform is in use" in result.stderr
+    assert "Remedy: check the network, or" in result.stderr
+    assert "dp run --origin recorded" in result.stderr
+    assert live.remembered == before
+    assert not (home / "recorded").exists()
 
 
 @pytest.mark.parametrize("profile", ["stack", "cluster"])
