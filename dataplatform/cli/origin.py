@@ -43,7 +43,8 @@ def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reacha
         ping: asks the API whether it is there.
 
     Raises:
-        UserError: live data is wanted, or there already, and the API can't be reached.
+        UserError: live data is wanted, or there already, and the API can't be reached; or
+            it refuses the key.
     """
     if wanted is Wanted.AUTO and settings.origin is not None:
         wanted, reason = Wanted(settings.origin), "DATAPLATFORM_ORIGIN says so"
@@ -52,6 +53,11 @@ def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reacha
     if wanted is Wanted.RECORDED:
         return Choice("recorded", f"the bundled recordings; {reason}.")
     answer = ping()
+    if answer.refused:
+        cause, _, remedy = answer.detail.partition(" → ")
+        raise UserError(
+            f"{cause}. Remedy: {remedy}; or build the bundled recordings: dp run --origin recorded."
+        )
     if answer.reachable:
         return Choice("live", _sentence(answer.detail))
     cause = f"the CoinGecko API can't be reached ({_cause(answer.detail)})"

@@ -53,10 +53,14 @@ class KeyUsage:
 
 @dataclass(frozen=True)
 class Reachability:
-    """Whether the API answers from here; `detail` says why not, or what is wrong with the key."""
+    """Whether the API answers from here; `detail` says why not, or what is wrong with the key.
+
+    `refused`: it answers, and no other request will fare better before a person mends something.
+    """
 
     reachable: bool
     detail: str
+    refused: bool = False
 
 
 class CoinGeckoResource(ConfigurableResource):
@@ -153,9 +157,10 @@ class CoinGeckoResource(ConfigurableResource):
         except ApiError as error:
             # The API's own refusal comes from the API, and a key that can't even be sent says
             # nothing about the network; a proxy's page or a silence does.
-            key_is_bad = isinstance(error, PermanentApiError) and error.status is None
+            permanent = isinstance(error, PermanentApiError)
+            key_is_bad = permanent and error.status is None
             spoke = key_is_bad or error.code is not None or error.status in (401, 429)
-            return Reachability(spoke, str(error))
+            return Reachability(spoke, str(error), refused=spoke and permanent)
         there = isinstance(answer, dict) and "gecko_says" in answer
         return Reachability(
             there, f"{without_userinfo(self._address)} answers" + ("" if there else " strangely")

@@ -127,6 +127,22 @@ def test_recordings_that_are_asked_for_ask_nobody() -> None:
     assert choose_origin(Wanted.AUTO, Settings(origin="recorded"), unasked).origin == "recorded"
 
 
+def test_a_refused_key_is_one_error_before_the_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CoinGeckoServer(key="right") as server:
+        monkeypatch.setenv("DATAPLATFORM_COINGECKO_BASE_URL", server.url)
+        monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", "CG-other")
+        result = dp("run", "--select", RAW_ONLY)
+    assert result.exit_code == 1
+    assert server.paths() == ["/ping"]
+    assert "the key was refused (error 10002)" in result.stderr
+    assert "Remedy: check DATAPLATFORM_COINGECKO_API_KEY" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "CG-other" not in result.output
+    assert not (home / "origin").exists()
+
+
 # ---- how long ----
 
 
