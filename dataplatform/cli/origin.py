@@ -61,10 +61,10 @@ def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reacha
     if answer.reachable:
         return Choice("live", _sentence(answer.detail))
     cause = f"the CoinGecko API can't be reached ({_cause(answer.detail)})"
-    if wanted is Wanted.AUTO and settings.profile == "local":
-        if not _live_lake_in_use(settings):
+    if wanted is Wanted.AUTO:
+        if settings.profile == "local" and not _live_lake_in_use(settings):
             return Choice("recorded", f"{cause}, so {_BUNDLED}")
-        reason = f"the live lake in {settings.home} is in use"
+        reason = _why_no_recordings(settings)
     raise UserError(
         f"Live data is wanted ({reason}), but {cause}. Remedy: check the network, or build the"
         " bundled recordings: dp run --origin recorded."
@@ -72,6 +72,12 @@ def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reacha
 
 
 _BUNDLED: Final = "the bundled recordings are used, in a lake of their own."
+
+
+def _why_no_recordings(settings: Settings) -> str:
+    if settings.profile != "local":
+        return f"DATAPLATFORM_PROFILE is {settings.profile}"
+    return f"the live lake in {settings.home} is in use"
 
 
 def _live_lake_in_use(settings: Settings) -> bool:

@@ -118,8 +118,10 @@ def test_recordings_do_not_take_the_place_of_a_live_lake(home: Path, traces: str
 
 @pytest.mark.parametrize("profile", ["stack", "cluster"])
 def test_only_the_local_profile_falls_back(profile: str) -> None:
-    with pytest.raises(UserError, match="can't be reached"):
+    with pytest.raises(UserError, match="can't be reached") as caught:
         decide(coingecko_base_url=NOWHERE, profile=profile)
+    assert f"(DATAPLATFORM_PROFILE is {profile})" in str(caught.value)
+    assert "asked for" not in str(caught.value)
 
 
 def test_recordings_that_are_asked_for_ask_nobody() -> None:
