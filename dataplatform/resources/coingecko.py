@@ -136,7 +136,11 @@ class CoinGeckoResource(ConfigurableResource):
 
     @cached_property
     def client(self) -> "ApiClient":
-        """The HTTP client, made when first used."""
+        """The HTTP client, made when first used.
+
+        Raises:
+            PermanentApiError: the tier's key is missing, or no header can carry it.
+        """
         from dataplatform.lake.api_client import ApiClient, Patience
 
         patience = Patience(read=self.read_timeout, total=self.total_timeout)
@@ -200,9 +204,17 @@ class CoinGeckoResource(ConfigurableResource):
         )
 
     def _secret_headers(self) -> dict[str, str]:
-        key = Settings().coingecko_api_key
-        if key is None or self.rules.header is None:
+        from dataplatform.lake.api_errors import PermanentApiError
+
+        if self.rules.header is None:
             return {}
+        key = Settings().coingecko_api_key
+        if not key:
+            raise PermanentApiError(
+                f"CoinGecko API ({self.tier_in_force})",
+                "this tier needs a key, and none is set",
+                "set DATAPLATFORM_COINGECKO_API_KEY, or DATAPLATFORM_COINGECKO_TIER=keyless",
+            )
         return {self.rules.header: key.get_secret_value().strip()}
 
     def _learn_limits(self) -> None:

@@ -145,6 +145,17 @@ def test_a_refused_key_is_one_error_before_the_run(
     assert not (home / "origin").exists()
 
 
+@pytest.mark.parametrize("tier", ["demo", "pro"])
+def test_a_tier_without_its_key_ends_the_run_at_once(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_TIER", tier)
+    result = dp_offline("run", "--select", RAW_ONLY)
+    assert result.exit_code == 1
+    assert f"Error: CoinGecko API ({tier}): this tier needs a key" in result.stderr
+    assert "Remedy: set DATAPLATFORM_COINGECKO_API_KEY" in result.stderr
+
+
 # ---- how long ----
 
 
