@@ -229,7 +229,7 @@ def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
         (("--partition", "yesterday"), "YYYY-MM-DD"),
         (("--partition", "2030-01-01"), "There is no partition 2030-01-01"),
         (("--select", 'key:"raw/none"'), "names no asset"),
-        (("--select", "((("), "--select (((:"),
+        (("--select", "((("), "--select ((( names no asset"),
     ],
 )
 def test_what_the_user_mistyped_is_one_line(
@@ -241,6 +241,23 @@ def test_what_the_user_mistyped_is_one_line(
     assert "Remedy:" in result.stderr
     assert "Traceback" not in result.output
     assert not (home / "origin").exists()
+
+
+@pytest.mark.parametrize(
+    ("select", "meant"),
+    [
+        ("coins", 'key:"warehouse/coins"'),
+        ("warehouse/coinz", 'key:"warehouse/coins"'),
+        ('key:"warehouse/coinz"', 'key:"warehouse/coins"'),
+        ("group:views or glbal", 'key:"raw/global"'),
+    ],
+)
+def test_a_mistyped_asset_is_guessed_and_asks_nobody(select: str, meant: str) -> None:
+    result = dp_offline("run", "--origin", "live", "--select", select)
+    assert result.exit_code == 1
+    assert f"--select {select} names no asset. Did you mean {meant}" in result.stderr
+    assert "Remedy: a selection such as 'group:tables'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_failure_is_one_panel_with_cause_remedy_and_log(monkeypatch: pytest.MonkeyPatch) -> None:
