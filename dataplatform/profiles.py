@@ -90,8 +90,18 @@ class LocalLake:
         """The origin asked for, else the one that `dp run` used last, else live."""
         if self._origin is not None:
             return self._origin
-        remembered = self._memory.read_text().strip() if self._memory.exists() else "live"
-        return "recorded" if remembered == "recorded" else "live"
+        return "recorded" if self.remembered == "recorded" else "live"
+
+    @property
+    def remembered(self) -> str | None:
+        """The origin that `dp run` used last; None before the first."""
+        return self._memory.read_text().strip() if self._memory.exists() else None
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether a raw file or a table is in the lake in force."""
+        folders = (self.datalake, self.warehouse)
+        return any(path.is_file() for folder in folders for path in folder.rglob("*"))
 
     @property
     def _memory(self) -> Path:

@@ -214,7 +214,7 @@ def api(settings: "Settings") -> Finding:
     what = f"CoinGecko API ({settings.tier})"
     if not answer.reachable:
         found = from_message(what, answer.detail, "warn" if settings.profile == "local" else "fail")
-        remedy = "check the network; until then `dp run` uses recordings"
+        remedy = "check the network; until then: dp run --origin recorded"
         return Finding(what, found.state, f"not reachable: {found.detail}", remedy)
     if " → " in answer.detail:  # It answered, and refused.
         return from_message(what, answer.detail)

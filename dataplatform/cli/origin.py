@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dataplatform.cli.console import UserError
 from dataplatform.lake.manifest import Origin
-from dataplatform.profiles import Settings
+from dataplatform.profiles import LocalLake, Settings
 
 if TYPE_CHECKING:
     from dataplatform.resources.coingecko import Reachability
@@ -43,28 +43,47 @@ def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reacha
         ping: asks the API whether it is there.
 
     Raises:
-        UserError: live data is wanted and the API can't be reached.
+        UserError: live data is wanted, or there already, and the API can't be reached; or
+            it refuses the key.
     """
     if wanted is Wanted.AUTO and settings.origin is not None:
-        wanted, reason = Wanted(settings.origin), "DATAPLATFORM_ORIGIN says so."
+        wanted, reason = Wanted(settings.origin), "DATAPLATFORM_ORIGIN says so"
     else:
-        reason = "asked for by --origin."
+        reason = "asked for by --origin"
     if wanted is Wanted.RECORDED:
-        return Choice("recorded", f"the bundled recordings; {reason}")
+        return Choice("recorded", f"the bundled recordings; {reason}.")
     answer = ping()
+    if answer.refused:
+        cause, _, remedy = answer.detail.partition(" → ")
+        raise UserError(
+            f"{cause}. Remedy: {remedy}; or build the bundled recordings: dp run --origin recorded."
+        )
     if answer.reachable:
         return Choice("live", _sentence(answer.detail))
-    if wanted is Wanted.LIVE or settings.profile != "local":
-        raise UserError(
-            f"Live data is wanted ({reason.removesuffix('.')}), but the CoinGecko API can't be"
-            f" reached ({_cause(answer.detail)}). Remedy: check the network, or build the bundled"
-            " recordings: dp run --origin recorded."
-        )
-    return Choice(
-        "recorded",
-        f"the CoinGecko API can't be reached ({_cause(answer.detail)}), so the bundled recordings are"
-        " used, in a lake of their own.",
+    cause = f"the CoinGecko API can't be reached ({_cause(answer.detail)})"
+    if wanted is Wanted.AUTO:
+        if settings.profile == "local" and not _live_lake_in_use(settings):
+            return Choice("recorded", f"{cause}, so {_BUNDLED}")
+        reason = _why_no_recordings(settings)
+    raise UserError(
+        f"Live data is wanted ({reason}), but {cause}. Remedy: check the network, or build the"
+        " bundled recordings: dp run --origin recorded."
     )
+
+
+_BUNDLED: Final = "the bundled recordings are used, in a lake of their own."
+
+
+def _why_no_recordings(settings: Settings) -> str:
+    if settings.profile != "local":
+        return f"DATAPLATFORM_PROFILE is {settings.profile}"
+    return f"the live lake in {settings.home} is in use"
+
+
+def _live_lake_in_use(settings: Settings) -> bool:
+    """Whether recordings would take the place of live data that somebody works with."""
+    live = LocalLake(settings.home, "live")
+    return live.remembered == "live" or live.holds_data
 
 
 def _cause(detail: str) -> str:

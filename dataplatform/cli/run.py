@@ -1,6 +1,7 @@
 """`dp run`: build the whole lineage in this process, and say what came of it."""
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ def run(
         typer.Option("--select", "-s", metavar="SEL", help="Dagster's asset selection."),
     ] = "*",
     origin: Annotated[
-        Wanted, typer.Option(help="auto asks the API, and takes recordings if it is silent.")
+        Wanted,
+        typer.Option(help="auto: live, or recordings while there is no live lake and no API."),
     ] = Wanted.AUTO,
     pages: Annotated[
         int | None, typer.Option(min=1, help="At most so many pages of the market listing.")
@@ -67,11 +69,10 @@ def run(
     if pages is not None:
         os.environ["DATAPLATFORM_MARKETS_PAGES"] = str(pages)
     settings = load_settings()
-    # Before anything is asked: a mistyped day should not cost a request.
-    day = _day(partition)
+    # Before anything is asked: what is mistyped should not cost a request.
+    plan = _plan(select, _day(partition))
     lake = _choose_lake(settings, origin)
     prepare_dagster_home(settings)
-    plan = _plan(select, day)
     if lake.origin == "live":
         _announce_length(settings, plan)
     lake.remember()
@@ -160,10 +161,12 @@ def _plan(select: str, day: str) -> Plan:
             # Dagster's parser of selections uses a parameter of its own that is in beta.
             warnings.filterwarnings("ignore", "Parameter `include_sources`", BetaWarning)
             keys = AssetSelection.from_string(select).resolve(graph)
-    except DagsterError as error:
-        raise UserError(f"--select {select}: {str(error).splitlines()[0]}.{_SYNTAX}") from None
+    except DagsterError:
+        keys = set()
     if not keys:
-        raise UserError(f"--select {select} names no asset.{_SYNTAX}")
+        raise UserError(
+            _no_asset(select, [key.to_user_string() for key in graph.get_all_asset_keys()])
+        )
     partitioned = any(graph.get(key).is_partitioned for key in keys)
     if partitioned and not DAILY.has_partition_key(day):
         raise UserError(
@@ -174,8 +177,25 @@ def _plan(select: str, day: str) -> Plan:
     return Plan(job, sorted(keys), day if partitioned else None)
 
 
+def _no_asset(select: str, known: "Sequence[str]") -> str:
+    """Say that a selection names nothing, and which assets have a name like one in it."""
+    from difflib import get_close_matches
+
+    near: dict[str, None] = {}
+    for word in re.findall(r"[\w/]+", select):
+        # By the whole key, or by the dataset alone: `coins` is in more than one group.
+        for of in (lambda key: key, lambda key: key.rpartition("/")[2]):
+            found = get_close_matches(word, {of(key) for key in known}, n=2, cutoff=0.75)
+            near |= dict.fromkeys(key for name in found for key in sorted(known) if of(key) == name)
+    shown = " or ".join(f'key:"{key}"' for key in list(near)[:_OFFERED])
+    meant = f" Did you mean {shown}?" if shown else ""
+    return f"--select {select} names no asset.{meant}{_SYNTAX}"
+
+
+_OFFERED: Final = 3
 _SYNTAX: Final = (
-    " Remedy: 'group:tables', '+key:\"warehouse/coins\"' (with all before it), 'key:\"raw/*\"'."
+    " Remedy: a selection such as 'group:tables', '+key:\"warehouse/coins\"' (with all before it)"
+    " or 'key:\"raw/*\"'."
 )
 
 

@@ -176,7 +176,13 @@ class ApiClient:
         self, shown: str, status: int, headers: Mapping[str, str], body: bytes
     ) -> None:
         retry_after = retry_after_seconds(headers.get("retry-after"))
-        error = error_of(status, self._clean_bytes(body), shown, retry_after)
+        error = error_of(
+            status,
+            self._clean_bytes(body),
+            shown,
+            retry_after,
+            key_sent=bool(self.secret_headers),
+        )
         if error is not None:
             raise error
         if status != httpx.codes.OK:

@@ -75,10 +75,11 @@ class TransientApiError(ApiError):
 _KEY = "DATAPLATFORM_COINGECKO_API_KEY"
 _TIER = "DATAPLATFORM_COINGECKO_TIER"
 
+_REFUSED: Final = 10002
 _CODES: Final[dict[int, tuple[str, str]]] = {
-    10002: (
-        "no API key was sent (error 10002)",
-        f"set {_KEY}, or {_TIER}=keyless to use the public API",
+    _REFUSED: (
+        "the key was refused (error 10002): it is wrong, or for another tier's host",
+        f"check {_KEY}, and that {_TIER} (demo or pro) fits it",
     ),
     10005: (
         "this endpoint or parameter is not in the key's plan (error 10005)",
@@ -102,6 +103,11 @@ _CODES: Final[dict[int, tuple[str, str]]] = {
     ),
 }
 
+_NO_KEY: Final = (
+    "no API key was sent (error 10002)",
+    f"set {_KEY}, and {_TIER} to demo or pro, whichever the key is for",
+)
+
 _STATUSES: Final[dict[int, tuple[str, str]]] = {
     400: ("the API does not understand the request", "compare its parameters with the API's page"),
     401: ("the API key is not valid", f"check {_KEY} and that {_TIER} fits it"),
@@ -117,7 +123,12 @@ _STATUSES: Final[dict[int, tuple[str, str]]] = {
 
 
 def error_of(
-    status: int, body: bytes, request: str, retry_after: float | None = None
+    status: int,
+    body: bytes,
+    request: str,
+    retry_after: float | None = None,
+    *,
+    key_sent: bool = False,
 ) -> ApiError | None:
     """Return what an answer means as an error; None where it is none.
 
@@ -126,12 +137,13 @@ def error_of(
         body: the answer's body.
         request: what was asked, without secrets.
         retry_after: seconds, from the answer's Retry-After header.
+        key_sent: the request carried a key: the API's code is the same for none and a wrong one.
     """
     code, message = _parse(body)
     if status < 400 and code is None and message is None:  # noqa: PLR2004
         return None
     effective = code if status < 400 and code is not None else status  # noqa: PLR2004
-    cause, remedy = _explain(effective, code)
+    cause, remedy = _NO_KEY if code == _REFUSED and not key_sent else _explain(effective, code)
     said = f" (the API says: {message})" if message else ""
     if code not in _CODES and (effective in TRANSIENT_STATUSES or effective >= 500):  # noqa: PLR2004
         return TransientApiError(

@@ -53,10 +53,14 @@ class KeyUsage:
 
 @dataclass(frozen=True)
 class Reachability:
-    """Whether the API answers from here; `detail` says why not, or what is wrong with the key."""
+    """Whether the API answers from here; `detail` says why not, or what is wrong with the key.
+
+    `refused`: it answers, and no other request will fare better before a person mends something.
+    """
 
     reachable: bool
     detail: str
+    refused: bool = False
 
 
 class CoinGeckoResource(ConfigurableResource):
@@ -132,7 +136,11 @@ class CoinGeckoResource(ConfigurableResource):
 
     @cached_property
     def client(self) -> "ApiClient":
-        """The HTTP client, made when first used."""
+        """The HTTP client, made when first used.
+
+        Raises:
+            PermanentApiError: the tier's key is missing, or no header can carry it.
+        """
         from dataplatform.lake.api_client import ApiClient, Patience
 
         patience = Patience(read=self.read_timeout, total=self.total_timeout)
@@ -153,9 +161,10 @@ class CoinGeckoResource(ConfigurableResource):
         except ApiError as error:
             # The API's own refusal comes from the API, and a key that can't even be sent says
             # nothing about the network; a proxy's page or a silence does.
-            key_is_bad = isinstance(error, PermanentApiError) and error.status is None
+            permanent = isinstance(error, PermanentApiError)
+            key_is_bad = permanent and error.status is None
             spoke = key_is_bad or error.code is not None or error.status in (401, 429)
-            return Reachability(spoke, str(error))
+            return Reachability(spoke, str(error), refused=spoke and permanent)
         there = isinstance(answer, dict) and "gecko_says" in answer
         return Reachability(
             there, f"{without_userinfo(self._address)} answers" + ("" if there else " strangely")
@@ -195,9 +204,17 @@ class CoinGeckoResource(ConfigurableResource):
         )
 
     def _secret_headers(self) -> dict[str, str]:
-        key = Settings().coingecko_api_key
-        if key is None or self.rules.header is None:
+        from dataplatform.lake.api_errors import PermanentApiError
+
+        if self.rules.header is None:
             return {}
+        key = Settings().coingecko_api_key
+        if not key:
+            raise PermanentApiError(
+                f"CoinGecko API ({self.tier_in_force})",
+                "this tier needs a key, and none is set",
+                "set DATAPLATFORM_COINGECKO_API_KEY, or DATAPLATFORM_COINGECKO_TIER=keyless",
+            )
         return {self.rules.header: key.get_secret_value().strip()}
 
     def _learn_limits(self) -> None:

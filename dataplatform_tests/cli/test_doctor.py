@@ -67,11 +67,19 @@ def test_the_apis_answer_tells_whether_the_key_is_good(monkeypatch: pytest.Monke
         monkeypatch.setenv("DATAPLATFORM_COINGECKO_BASE_URL", server.url)
         monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", "right")
         assert doctor.api(Settings()).state == "ok"
-        monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", "wrong")
+        monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", "CG-other")
         found = doctor.api(Settings())
     assert found.state == "fail"
     assert found.remedy
-    assert "wrong" not in found.detail
+    assert "CG-other" not in found.detail
+
+
+def test_a_tier_without_its_key_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_TIER", "pro")
+    found = doctor.api(Settings())
+    assert found.state == "fail"
+    assert "this tier needs a key" in found.detail
+    assert "set DATAPLATFORM_COINGECKO_API_KEY" in found.remedy
 
 
 @pytest.mark.parametrize(("free", "state"), [(1, "fail"), (doctor.GIB, "warn")])

@@ -57,6 +57,12 @@ def dp(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
+def dp_offline(*arguments: str) -> Result:
+    return CliRunner().invoke(
+        app, list(arguments), env={"DATAPLATFORM_COINGECKO_BASE_URL": NOWHERE}
+    )
+
+
 def decide(wanted: Wanted = Wanted.AUTO, **settings: Any) -> Choice:
     chosen = Settings(**settings)
     return choose_origin(wanted, chosen, CoinGeckoResource.from_settings(chosen).ping)
@@ -91,15 +97,63 @@ def test_live_data_that_is_asked_for_is_not_replaced() -> None:
         decide(coingecko_base_url=NOWHERE, origin="live")
 
 
+@pytest.mark.parametrize("traces", ["remembered", "raw file"])
+def test_recordings_do_not_take_the_place_of_a_live_lake(home: Path, traces: str) -> None:
+    live = LocalLake(home, "live")
+    if traces == "remembered":
+        live.remember()
+    else:
+        (live.datalake / "raw").mkdir(parents=True)
+        (live.datalake / "raw/page.json.gz").touch()
+        LocalLake(home, "recorded").remember()
+    before = live.remembered
+    result = dp_offline("run", "--select", RAW_ONLY)
+    assert result.exit_code == 1
+    assert "live lake in .dataplatform is in use" in result.stderr
+    assert "Remedy: check the network, or" in result.stderr
+    assert "dp run --origin recorded" in result.stderr
+    assert live.remembered == before
+    assert not (home / "recorded").exists()
+
+
 @pytest.mark.parametrize("profile", ["stack", "cluster"])
 def test_only_the_local_profile_falls_back(profile: str) -> None:
-    with pytest.raises(UserError, match="can't be reached"):
+    with pytest.raises(UserError, match="can't be reached") as caught:
         decide(coingecko_base_url=NOWHERE, profile=profile)
+    assert f"(DATAPLATFORM_PROFILE is {profile})" in str(caught.value)
+    assert "asked for" not in str(caught.value)
 
 
 def test_recordings_that_are_asked_for_ask_nobody() -> None:
     assert choose_origin(Wanted.RECORDED, Settings(), unasked).origin == "recorded"
     assert choose_origin(Wanted.AUTO, Settings(origin="recorded"), unasked).origin == "recorded"
+
+
+def test_a_refused_key_is_one_error_before_the_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CoinGeckoServer(key="right") as server:
+        monkeypatch.setenv("DATAPLATFORM_COINGECKO_BASE_URL", server.url)
+        monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", "CG-other")
+        result = dp("run", "--select", RAW_ONLY)
+    assert result.exit_code == 1
+    assert server.paths() == ["/ping"]
+    assert "the key was refused (error 10002)" in result.stderr
+    assert "Remedy: check DATAPLATFORM_COINGECKO_API_KEY" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "CG-other" not in result.output
+    assert not (home / "origin").exists()
+
+
+@pytest.mark.parametrize("tier", ["demo", "pro"])
+def test_a_tier_without_its_key_ends_the_run_at_once(
+    tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_TIER", tier)
+    result = dp_offline("run", "--select", RAW_ONLY)
+    assert result.exit_code == 1
+    assert f"Error: CoinGecko API ({tier}): this tier needs a key" in result.stderr
+    assert "Remedy: set DATAPLATFORM_COINGECKO_API_KEY" in result.stderr
 
 
 # ---- how long ----
@@ -175,7 +229,7 @@ def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
         (("--partition", "yesterday"), "YYYY-MM-DD"),
         (("--partition", "2030-01-01"), "There is no partition 2030-01-01"),
         (("--select", 'key:"raw/none"'), "names no asset"),
-        (("--select", "((("), "--select (((:"),
+        (("--select", "((("), "--select ((( names no asset"),
     ],
 )
 def test_what_the_user_mistyped_is_one_line(
@@ -187,6 +241,23 @@ def test_what_the_user_mistyped_is_one_line(
     assert "Remedy:" in result.stderr
     assert "Traceback" not in result.output
     assert not (home / "origin").exists()
+
+
+@pytest.mark.parametrize(
+    ("select", "meant"),
+    [
+        ("coins", 'key:"warehouse/coins"'),
+        ("warehouse/coinz", 'key:"warehouse/coins"'),
+        ('key:"warehouse/coinz"', 'key:"warehouse/coins"'),
+        ("group:views or glbal", 'key:"raw/global"'),
+    ],
+)
+def test_a_mistyped_asset_is_guessed_and_asks_nobody(select: str, meant: str) -> None:
+    result = dp_offline("run", "--origin", "live", "--select", select)
+    assert result.exit_code == 1
+    assert f"--select {select} names no asset. Did you mean {meant}" in result.stderr
+    assert "Remedy: a selection such as 'group:tables'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_failure_is_one_panel_with_cause_remedy_and_log(monkeypatch: pytest.MonkeyPatch) -> None:

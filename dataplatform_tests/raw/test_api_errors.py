@@ -44,6 +44,18 @@ def test_each_code_is_permanent_and_says_cause_and_remedy(
         assert part in str(error)
 
 
+def test_a_wrong_key_is_told_from_none() -> None:
+    wrong = error_of(401, nested(10002), "GET /x", key_sent=True)
+    none = error_of(401, nested(10002), "GET /x")
+    assert wrong is not None
+    assert none is not None
+    assert "the key was refused" in wrong.cause
+    assert "no API key was sent" in none.cause
+    for error in (wrong, none):
+        assert "DATAPLATFORM_COINGECKO_API_KEY" in error.remedy
+        assert "keyless" not in error.remedy
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [

@@ -115,14 +115,20 @@ def test_a_configured_rate_is_left_alone(
     assert pro.paths() == ["/ping"]
 
 
-def test_demo_counts_against_its_month(tmp_path: Path, server: CoinGeckoServer) -> None:
+def test_demo_counts_against_its_month(
+    tmp_path: Path, server: CoinGeckoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", KEY)
     made = resource(tmp_path, server.url, tier="demo", calls_per_minute=60_000)
     made.fetch("/ping")
     assert made.budget().remaining == 10_000 - 1
     assert made.key_usage() is None
 
 
-def test_tiers_have_budgets_of_their_own(tmp_path: Path, server: CoinGeckoServer) -> None:
+def test_tiers_have_budgets_of_their_own(
+    tmp_path: Path, server: CoinGeckoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", KEY)
     resource(tmp_path, server.url, tier="demo", calls_per_minute=60_000).fetch("/ping")
     assert resource(tmp_path, server.url, tier="keyless").budget().calls_this_month == 0
     assert resource(tmp_path, server.url, tier="keyless").budget().per_minute == 5
@@ -136,14 +142,31 @@ def test_tiers_have_budgets_of_their_own(tmp_path: Path, server: CoinGeckoServer
 def test_keys_for_the_other_host_are_explained(
     tmp_path: Path, host: Any, tier: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if code != 10002:
-        monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", KEY)
+    monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", KEY if code != 10002 else "CG-other")
     with CoinGeckoServer(host=host, key=KEY) as server:
         made = resource(tmp_path, server.url, tier=tier, calls_per_minute=60_000)
         with pytest.raises(PermanentApiError) as caught:
             made.fetch("/ping")
     assert caught.value.code == code
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("tier", ["demo", "pro"])
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_tier_without_its_key_asks_nobody(
+    tmp_path: Path,
+    server: CoinGeckoServer,
+    tier: str,
+    key: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if key is not None:
+        monkeypatch.setenv("DATAPLATFORM_COINGECKO_API_KEY", key)
+    told = resource(tmp_path, server.url, tier=tier).ping()
+    assert told.refused
+    assert "this tier needs a key" in told.detail
+    assert "set DATAPLATFORM_COINGECKO_API_KEY, or" in told.detail
+    assert server.seen == []
 
 
 def test_ping_tells_an_api_from_a_silence(tmp_path: Path, server: CoinGeckoServer) -> None:
