@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -33,18 +33,23 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run builds: the job, its assets, and the partition where one of them has any."""
+    """What one run builds: the job, its assets, and first and last day where one has partitions."""
 
     job: "JobDefinition"
     assets: "Sequence[AssetKey]"
-    partition: str | None
+    days: tuple[str, str] | None
 
 
 @user_errors
 def run(
     partition: Annotated[
         str | None,
-        typer.Option("--partition", "-p", metavar="DAY", help="Day of history: default yesterday."),
+        typer.Option(
+            "--partition",
+            "-p",
+            metavar="DAY",
+            help="Day of history, or FIRST...LAST: default yesterday; 90 days in a new live lake.",
+        ),
     ] = None,
     select: Annotated[
         str,
@@ -70,18 +75,46 @@ def run(
         os.environ["DATAPLATFORM_MARKETS_PAGES"] = str(pages)
     settings = load_settings()
     # Before anything is asked: what is mistyped should not cost a request.
-    plan = _plan(select, _day(partition))
+    plan = _plan(select, _days(partition))
     lake = _choose_lake(settings, origin)
     prepare_dagster_home(settings)
+    if partition is None and lake.origin == "live" and plan.days and not _has_history(lake):
+        console.err().print(f"A new lake: {_HISTORY_DAYS} days of history for each coin.")
+        plan = replace(plan, days=_last_days(_HISTORY_DAYS))
     if lake.origin == "live":
         _announce_length(settings, plan)
     lake.remember()
     raise typer.Exit(_execute(settings, lake, plan, verbose))
 
 
-def _day(text: str | None) -> str:
+_HISTORY_DAYS: Final = 90
+"""What correlations look back; the API answers a coin's 90 days in one call, as it does a day."""
+
+
+def _last_days(count: int) -> tuple[str, str]:
+    """Return the first and last of so many days before today, UTC."""
+    today = datetime.now(UTC)
+    return f"{today - timedelta(days=count):%Y-%m-%d}", f"{today - timedelta(days=1):%Y-%m-%d}"
+
+
+def _has_history(lake: "LocalLake") -> bool:
+    from dataplatform.lake.object_store import open_folder
+    from dataplatform.raw import all_endpoints
+
+    history = [e for e in all_endpoints().values() if e.every == "partition"]
+    store = open_folder(lake.datalake)
+    return all(store.folders(f"{endpoint.source}/{endpoint.name}") for endpoint in history)
+
+
+def _days(text: str | None) -> tuple[str, str]:
+    """Read `DAY` or `FIRST...LAST`, as Dagster writes ranges."""
     if text is None:
-        return f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
+        return _last_days(1)
+    first, dots, last = text.partition("...")
+    return _day(first), _day(last if dots else first)
+
+
+def _day(text: str) -> str:
     try:
         return f"{datetime.strptime(text, '%Y-%m-%d'):%Y-%m-%d}"  # noqa: DTZ007  a calendar day
     except ValueError:
@@ -148,7 +181,7 @@ def estimate_text(settings: "Settings", calls: int, per_minute: float) -> str | 
 _FEW_PAGES: Final = 4
 
 
-def _plan(select: str, day: str) -> Plan:
+def _plan(select: str, days: tuple[str, str]) -> Plan:
     """Resolve the selection against the code location, which is loaded here."""
     from dagster import AssetSelection, BetaWarning, DagsterError
 
@@ -168,13 +201,14 @@ def _plan(select: str, day: str) -> Plan:
             _no_asset(select, [key.to_user_string() for key in graph.get_all_asset_keys()])
         )
     partitioned = any(graph.get(key).is_partitioned for key in keys)
-    if partitioned and not DAILY.has_partition_key(day):
+    unknown = [day for day in days if not DAILY.has_partition_key(day)]
+    if partitioned and (unknown or days[0] > days[1]):
         raise UserError(
-            f"There is no partition {day}. Remedy: a day from {DAILY.get_first_partition_key()} to"
+            f"There is no partition {'...'.join(unknown or days)}. Remedy: a day from {DAILY.get_first_partition_key()} to"
             f" {DAILY.get_last_partition_key()}: days that are over, in UTC."
         )
     job = defs.resolve_implicit_global_asset_job_def()
-    return Plan(job, sorted(keys), day if partitioned else None)
+    return Plan(job, sorted(keys), days if partitioned else None)
 
 
 def _no_asset(select: str, known: "Sequence[str]") -> str:
@@ -227,11 +261,19 @@ def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool)
 
 def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: bool) -> bool:
     from dagster import DagsterInstance
+    from dagster._core.storage.tags import (
+        ASSET_PARTITION_RANGE_END_TAG,
+        ASSET_PARTITION_RANGE_START_TAG,
+    )
     from dagster._core.utils import make_new_run_id
 
     from dataplatform.profiles import ORIGIN_TAG
 
     run_id = make_new_run_id()
+    first, last = plan.days or (None, None)
+    span = {}
+    if first is not None and last is not None and first != last:
+        span = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
     # To the log file goes everything; on the screen INFO is what Dagster's own CLI shows.
     level = "INFO" if verbose else "DEBUG"
     with DagsterInstance.get() as instance:
@@ -239,11 +281,11 @@ def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: b
         result = plan.job.execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": level}}}},
             instance=instance,
-            partition_key=plan.partition,
+            partition_key=first if first == last else None,
             asset_selection=list(plan.assets),
             raise_on_error=False,
             run_id=run_id,
-            tags={ORIGIN_TAG: lake.origin, "dataplatform/started_by": "dp run"},
+            tags={ORIGIN_TAG: lake.origin, "dataplatform/started_by": "dp run", **span},
         )
     # While it executes, Dagster takes Ctrl-C itself and ends the run as failed.
     if view.interrupted:

@@ -1,7 +1,10 @@
 """`dp run`: which lake, how long, what it shows. The whole lineage is run elsewhere."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +231,10 @@ def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
     [
         (("--partition", "yesterday"), "YYYY-MM-DD"),
         (("--partition", "2030-01-01"), "There is no partition 2030-01-01"),
+        (
+            ("--partition", "2025-01-02...2025-01-01"),
+            "There is no partition 2025-01-02...2025-01-01",
+        ),
         (("--select", 'key:"raw/none"'), "names no asset"),
         (("--select", "((("), "--select ((( names no asset"),
     ],
@@ -273,6 +280,36 @@ def test_a_failure_is_one_panel_with_cause_remedy_and_log(monkeypatch: pytest.Mo
     assert ".log" in result.stderr
     assert "Traceback" not in result.output
     assert len(result.stderr.splitlines()) < 20
+
+
+def history_asked_for(server: CoinGeckoServer) -> list[float]:
+    """Return how many days of bitcoin each request asked for."""
+    asked = [seen.query for seen in server.seen if seen.path.endswith("bitcoin/market_chart/range")]
+    return [(float(query["to"]) - float(query["from"])) / 86_400 for query in asked]
+
+
+@pytest.mark.slow
+def test_a_new_live_lake_gets_ninety_days_of_history_and_an_old_one_a_day(home: Path) -> None:
+    # Processes of their own: definitions take the API's address when they are loaded.
+    program = [sys.executable, "-W", "ignore", "-c", "from dataplatform.cli import app; app()"]
+    select = ["run", "--origin", "live", "--select", 'key:"raw/market_chart"']
+    chosen = f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%d}"
+    with CoinGeckoServer() as server:
+        settings = {"BASE_URL": server.url, "CALLS_PER_MINUTE": "6000"}
+        env = {f"DATAPLATFORM_COINGECKO_{name}": value for name, value in settings.items()}
+        env |= {"DATAPLATFORM_COINS": "bitcoin", "DATAPLATFORM_HOME": str(home)}
+        for days in ([], ["--partition", chosen], []):
+            done = subprocess.run(
+                [*program, *select, *days],
+                check=False,
+                capture_output=True,
+                text=True,
+                env=os.environ | env,
+                timeout=120,
+            )
+            assert done.returncode == 0, done.stderr
+            assert ("90 days of history" in done.stderr) == (history_asked_for(server) == [90])
+    assert history_asked_for(server) == [90, 1, 1]
 
 
 # ---- what events say ----
