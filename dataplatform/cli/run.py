@@ -71,7 +71,7 @@ def run(
     settings = load_settings()
     # Before anything is asked: what is mistyped should not cost a request.
     plan = _plan(select, _day(partition))
-    lake = _choose_lake(settings, origin)
+    lake = _choose_lake(settings, origin, asks_api=bool(_endpoints_of(plan)))
     prepare_dagster_home(settings)
     if lake.origin == "live":
         _announce_length(settings, plan)
@@ -90,24 +90,30 @@ def _day(text: str | None) -> str:
         ) from None
 
 
-def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
+def _choose_lake(settings: "Settings", wanted: Wanted, *, asks_api: bool) -> "LocalLake":
     """Decide on the lake, say why, and let this process use it."""
     from dataplatform.profiles import LocalLake
     from dataplatform.resources.coingecko import CoinGeckoResource
 
     api = CoinGeckoResource.from_settings(settings)
-    choice = choose_origin(wanted, settings, api.ping)
+    choice = choose_origin(wanted, settings, api.ping, asks_api=asks_api)
     console.err().print(str(choice), markup=False)
     os.environ["DATAPLATFORM_ORIGIN"] = choice.origin
     return LocalLake(settings.home, choice.origin)
 
 
-def _announce_length(settings: "Settings", plan: Plan) -> None:
+def _endpoints_of(plan: Plan) -> "list[Endpoint]":
+    """Return what the plan asks the API for."""
     from dataplatform.raw.coingecko import api_endpoints
-    from dataplatform.resources.coingecko import CoinGeckoResource
 
     selected = {key.path[-1] for key in plan.assets if key.path[0] == "raw"}
-    calls = calls_of([e for e in api_endpoints().values() if e.name in selected], settings)
+    return [endpoint for endpoint in api_endpoints().values() if endpoint.name in selected]
+
+
+def _announce_length(settings: "Settings", plan: Plan) -> None:
+    from dataplatform.resources.coingecko import CoinGeckoResource
+
+    calls = calls_of(_endpoints_of(plan), settings)
     pace = CoinGeckoResource.from_settings(settings).budget().current_per_minute
     estimate = estimate_text(settings, calls, pace)
     if estimate:

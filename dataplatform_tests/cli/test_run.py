@@ -116,6 +116,13 @@ def test_recordings_do_not_take_the_place_of_a_live_lake(home: Path, traces: str
     assert not (home / "recorded").exists()
 
 
+def test_what_has_landed_is_built_without_the_api(home: Path) -> None:
+    LocalLake(home, "live").remember()
+    result = dp_offline("run", "--select", 'key:"raw/inbox"')
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("Live data: nothing that is selected asks the API.")
+
+
 @pytest.mark.parametrize("profile", ["stack", "cluster"])
 def test_only_the_local_profile_falls_back(profile: str) -> None:
     with pytest.raises(UserError, match="can't be reached") as caught:
