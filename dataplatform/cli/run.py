@@ -210,13 +210,13 @@ def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool)
     import sys
     from contextlib import nullcontext
 
-    from dataplatform.cli.progress import ProgressView, diverted
+    from dataplatform.cli.progress import ProgressView, diverted, on_ctrl_c
 
     log = new_log(settings, "run")
     with nullcontext(sys.stderr) if verbose else diverted(log) as screen:
         view = ProgressView(screen, len(plan.assets))
         try:
-            with view.live():
+            with view.live(), on_ctrl_c(lambda: view.console.print("Stopping …")):
                 succeeded = _materialize(plan, view, lake, verbose)
         except KeyboardInterrupt:
             view.console.print("Interrupted. What is published stays; `dp run` goes on from there.")

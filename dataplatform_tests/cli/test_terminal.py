@@ -154,6 +154,7 @@ def test_ctrl_c_within_a_step_ends_the_run_at_once_and_the_next_one_goes_on(
     children = shown.process.children(recursive=True)
     pressed = time.monotonic()
     shown.press_ctrl_c()
+    shown.read_until("Stopping …", seconds=2)
     assert shown.ended(20) == 130
     assert time.monotonic() - pressed < 10
     assert "Interrupted. What is published stays; `dp run` goes on" in " ".join(shown.text.split())
