@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from dataplatform.cli import console
-from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, grid, user_errors
+from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, counted, grid, user_errors
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Wanted, choose_origin
 
@@ -145,7 +145,8 @@ def estimate_text(settings: "Settings", calls: int, per_minute: float) -> str | 
         ways.append("a free demo key in DATAPLATFORM_COINGECKO_API_KEY (30 calls a minute)")
     shorter = f" Shorter: {', or '.join(ways)}." if ways else ""
     return (
-        f"The {settings.tier} API allows {per_minute:.0f} calls a minute: up to {calls} calls,"
+        f"The {settings.tier} API allows {counted(round(per_minute), 'call')} a minute:"
+        f" up to {counted(calls, 'call')},"
         f" about {minutes:.0f} min; what was fetched this hour or today is not fetched again."
         f"{shorter}"
     )

@@ -174,6 +174,12 @@ def test_a_long_keyless_run_is_announced_with_what_shortens_it() -> None:
     assert "demo key" in text
 
 
+def test_one_call_is_no_calls() -> None:
+    text = estimate_text(Settings(), 1, 0.4)
+    assert text is not None
+    assert "up to 1 call, about 2 min" in text
+
+
 def test_a_short_run_is_not_announced() -> None:
     few = Settings(markets_pages=1, coins=("bitcoin",))
     assert calls_of(ASKED, few) == 1 + 1 + 4 + 1
