@@ -219,6 +219,10 @@ def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool)
         try:
             with view.live(), on_ctrl_c(lambda: view.console.print("Stopping …")):
                 succeeded = _materialize(plan, view, lake, verbose)
+                if not succeeded and (rest := _rest_of(plan, view.facts)):
+                    view.console.print("Tables and views are built from what has landed.")
+                    view.facts.skipped.clear()
+                    _materialize(rest, view, lake, verbose)
         except KeyboardInterrupt:
             view.console.print("Interrupted. What is published stays; `dp run` goes on from there.")
             return INTERRUPTED
@@ -230,6 +234,20 @@ def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool)
         return 1
     _show_summary(view.facts, lake, view.total)
     return 0
+
+
+def _rest_of(plan: Plan, facts: "RunFacts") -> Plan | None:
+    """Return what is left where raw assets alone failed, and others landed; else None.
+
+    All tables are one step to Dagster, which skips it where any of its inputs failed.
+    """
+    only_raw = facts.failed and all(failed.step.startswith("raw.") for failed in facts.failed)
+    if not only_raw or not any(built.group == "raw" for built in facts.built):
+        return None
+    done = {(built.group, built.name) for built in facts.built}
+    rest = [key for key in plan.assets if key.path[0] != "raw" and tuple(key.path) not in done]
+    # Raw assets alone are partitioned.
+    return Plan(plan.job, rest, None) if rest else None
 
 
 def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: bool) -> bool:
