@@ -114,6 +114,11 @@ _WHOLE: Final = 1000.0
 """From here on a number shows two decimals and thousands; below, six significant digits."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is not one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def size_text(size: float) -> str:
     """Return bytes as people read them."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from dataplatform.cli import console
-from dataplatform.cli.console import add_row, grid, size_text, user_errors
+from dataplatform.cli.console import add_row, counted, grid, size_text, user_errors
 from dataplatform.cli.home import dagster_home, load_settings
 
 if TYPE_CHECKING:
@@ -219,7 +219,9 @@ def api(settings: "Settings") -> Finding:
     if " → " in answer.detail:  # It answered, and refused.
         return from_message(what, answer.detail)
     usage = client.key_usage()
-    left = f"; plan {usage.plan}, {usage.remaining:,} calls left this month" if usage else ""
+    left = (
+        f"; plan {usage.plan}, {counted(usage.remaining, 'call')} left this month" if usage else ""
+    )
     return Finding(what, "ok", answer.detail + left)
 
 

@@ -34,13 +34,20 @@ class Choice:
         return f"{name}: {self.reason}"
 
 
-def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reachability]") -> Choice:
+def choose_origin(
+    wanted: Wanted,
+    settings: Settings,
+    ping: "Callable[[], Reachability]",
+    *,
+    asks_api: bool = True,
+) -> Choice:
     """Decide which lake to build; the API is asked only where the answer depends on it.
 
     Args:
         wanted: what the command line says; `auto` leaves it to the setting, then to the API.
         settings: profile and origin in force.
         ping: asks the API whether it is there.
+        asks_api: something selected asks the API; tables and views build from what has landed.
 
     Raises:
         UserError: live data is wanted, or there already, and the API can't be reached; or
@@ -52,6 +59,8 @@ def choose_origin(wanted: Wanted, settings: Settings, ping: "Callable[[], Reacha
         reason = "asked for by --origin"
     if wanted is Wanted.RECORDED:
         return Choice("recorded", f"the bundled recordings; {reason}.")
+    if not asks_api and _live_lake_in_use(settings):
+        return Choice("live", "nothing that is selected asks the API.")
     answer = ping()
     if answer.refused:
         cause, _, remedy = answer.detail.partition(" → ")

@@ -1,10 +1,13 @@
 """What `dp run` shows while it works: a line for each asset, and below it what is at work."""
 
 import os
+import signal
+import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Final, TextIO
 
 from dataplatform.cli.events import Built, Failed, Retried, RunFacts, interrupts
@@ -34,6 +37,35 @@ def diverted(log: Path) -> Generator[TextIO]:
             return
         with _descriptors(sink) as screen:
             yield screen
+
+
+@contextmanager
+def on_ctrl_c(told: Callable[[], None]) -> Generator[None]:
+    """Call `told` the moment Ctrl-C is pressed; to end what is at work stays its handler's task.
+
+    Python's handlers wait until the main thread is back from Spark; the descriptor that Python wakes
+    does not.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(0)
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    watcher = Thread(target=_await_interrupt, args=(ours, told), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        theirs.close()
+        watcher.join()
+        ours.close()
+
+
+def _await_interrupt(woken: socket.socket, told: Callable[[], None]) -> None:
+    # Each byte is a signal's number; none are left where the other end is closed.
+    while numbers := woken.recv(64):
+        if signal.SIGINT in numbers:
+            told()
+            return
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from dataplatform.cli import console
-from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, grid, user_errors
+from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, counted, grid, user_errors
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Wanted, choose_origin
 
@@ -76,7 +76,7 @@ def run(
     settings = load_settings()
     # Before anything is asked: what is mistyped should not cost a request.
     plan = _plan(select, _days(partition))
-    lake = _choose_lake(settings, origin)
+    lake = _choose_lake(settings, origin, asks_api=bool(_endpoints_of(plan)))
     prepare_dagster_home(settings)
     if partition is None and lake.origin == "live" and plan.days and not _has_history(lake):
         console.err().print(f"A new lake: {_HISTORY_DAYS} days of history for each coin.")
@@ -123,24 +123,30 @@ def _day(text: str) -> str:
         ) from None
 
 
-def _choose_lake(settings: "Settings", wanted: Wanted) -> "LocalLake":
+def _choose_lake(settings: "Settings", wanted: Wanted, *, asks_api: bool) -> "LocalLake":
     """Decide on the lake, say why, and let this process use it."""
     from dataplatform.profiles import LocalLake
     from dataplatform.resources.coingecko import CoinGeckoResource
 
     api = CoinGeckoResource.from_settings(settings)
-    choice = choose_origin(wanted, settings, api.ping)
+    choice = choose_origin(wanted, settings, api.ping, asks_api=asks_api)
     console.err().print(str(choice), markup=False)
     os.environ["DATAPLATFORM_ORIGIN"] = choice.origin
     return LocalLake(settings.home, choice.origin)
 
 
-def _announce_length(settings: "Settings", plan: Plan) -> None:
+def _endpoints_of(plan: Plan) -> "list[Endpoint]":
+    """Return what the plan asks the API for."""
     from dataplatform.raw.coingecko import api_endpoints
-    from dataplatform.resources.coingecko import CoinGeckoResource
 
     selected = {key.path[-1] for key in plan.assets if key.path[0] == "raw"}
-    calls = calls_of([e for e in api_endpoints().values() if e.name in selected], settings)
+    return [endpoint for endpoint in api_endpoints().values() if endpoint.name in selected]
+
+
+def _announce_length(settings: "Settings", plan: Plan) -> None:
+    from dataplatform.resources.coingecko import CoinGeckoResource
+
+    calls = calls_of(_endpoints_of(plan), settings)
     pace = CoinGeckoResource.from_settings(settings).budget().current_per_minute
     estimate = estimate_text(settings, calls, pace)
     if estimate:
@@ -172,7 +178,8 @@ def estimate_text(settings: "Settings", calls: int, per_minute: float) -> str | 
         ways.append("a free demo key in DATAPLATFORM_COINGECKO_API_KEY (30 calls a minute)")
     shorter = f" Shorter: {', or '.join(ways)}." if ways else ""
     return (
-        f"The {settings.tier} API allows {per_minute:.0f} calls a minute: up to {calls} calls,"
+        f"The {settings.tier} API allows {counted(round(per_minute), 'call')} a minute:"
+        f" up to {counted(calls, 'call')},"
         f" about {minutes:.0f} min; what was fetched this hour or today is not fetched again."
         f"{shorter}"
     )
@@ -238,14 +245,18 @@ def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool)
     import sys
     from contextlib import nullcontext
 
-    from dataplatform.cli.progress import ProgressView, diverted
+    from dataplatform.cli.progress import ProgressView, diverted, on_ctrl_c
 
     log = new_log(settings, "run")
     with nullcontext(sys.stderr) if verbose else diverted(log) as screen:
         view = ProgressView(screen, len(plan.assets))
         try:
-            with view.live():
+            with view.live(), on_ctrl_c(lambda: view.console.print("Stopping …")):
                 succeeded = _materialize(plan, view, lake, verbose)
+                if not succeeded and (rest := _rest_of(plan, view.facts)):
+                    view.console.print("Tables and views are built from what has landed.")
+                    view.facts.skipped.clear()
+                    _materialize(rest, view, lake, verbose)
         except KeyboardInterrupt:
             view.console.print("Interrupted. What is published stays; `dp run` goes on from there.")
             return INTERRUPTED
@@ -257,6 +268,20 @@ def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool)
         return 1
     _show_summary(view.facts, lake, view.total)
     return 0
+
+
+def _rest_of(plan: Plan, facts: "RunFacts") -> Plan | None:
+    """Return what is left where raw assets alone failed, and others landed; else None.
+
+    All tables are one step to Dagster, which skips it where any of its inputs failed.
+    """
+    only_raw = facts.failed and all(failed.step.startswith("raw.") for failed in facts.failed)
+    if not only_raw or not any(built.group == "raw" for built in facts.built):
+        return None
+    done = {(built.group, built.name) for built in facts.built}
+    rest = [key for key in plan.assets if key.path[0] != "raw" and tuple(key.path) not in done]
+    # Raw assets alone are partitioned.
+    return Plan(plan.job, rest, None) if rest else None
 
 
 def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: bool) -> bool:

@@ -150,6 +150,9 @@ class ApiClient:
         shown = without_userinfo(str(request.url))
         try:
             status, headers, body = self._receive(request, timeout or self.patience.whole)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            self.budget.uncount()
+            self._fail(shown, f"{type(error).__name__}: {error}", _OFFLINE)
         except httpx.TimeoutException as error:
             self._fail(shown, f"no answer in time ({type(error).__name__})", "run again later")
         except httpx.TransportError as error:

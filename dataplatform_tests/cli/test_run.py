@@ -119,6 +119,13 @@ def test_recordings_do_not_take_the_place_of_a_live_lake(home: Path, traces: str
     assert not (home / "recorded").exists()
 
 
+def test_what_has_landed_is_built_without_the_api(home: Path) -> None:
+    LocalLake(home, "live").remember()
+    result = dp_offline("run", "--select", 'key:"raw/inbox"')
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("Live data: nothing that is selected asks the API.")
+
+
 @pytest.mark.parametrize("profile", ["stack", "cluster"])
 def test_only_the_local_profile_falls_back(profile: str) -> None:
     with pytest.raises(UserError, match="can't be reached") as caught:
@@ -168,6 +175,12 @@ def test_a_long_keyless_run_is_announced_with_what_shortens_it() -> None:
     assert "about 19 min" in text
     assert "--pages 4" in text
     assert "demo key" in text
+
+
+def test_one_call_is_no_calls() -> None:
+    text = estimate_text(Settings(), 1, 0.4)
+    assert text is not None
+    assert "up to 1 call, about 2 min" in text
 
 
 def test_a_short_run_is_not_announced() -> None:

@@ -138,6 +138,34 @@ def test_in_a_narrow_terminal_text_gives_way_and_figures_stay(
     assert len(last) <= COLUMNS
 
 
+def test_tables_are_built_from_what_has_landed_where_one_endpoint_fails(
+    tmp_path: Path, server: CoinGeckoServer
+) -> None:
+    server.script(Fault(403, b'{"error": "not today"}', path="/global"))
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("DATAPLATFORM_", "DAGSTER_"))}
+    settings = {
+        "DATAPLATFORM_HOME": str(tmp_path),
+        "DATAPLATFORM_COINGECKO_BASE_URL": server.url,
+        "DATAPLATFORM_COINGECKO_CALLS_PER_MINUTE": "60000",
+    }
+    select = '+key:"warehouse/coins" or +key:"warehouse/global_market"'
+    done = subprocess.run(
+        [*DP, "run", "--select", select],
+        cwd=tmp_path,
+        env=own | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "✗ raw.global" in done.stderr
+    assert "Tables and views are built from what has landed." in done.stderr
+    assert "✓ warehouse.coins" in done.stderr
+    assert "Run failed" in done.stderr
+    assert "raw.global failed." in done.stderr
+    assert "Not built" not in done.stderr
+
+
 def test_ctrl_c_within_a_step_ends_the_run_at_once_and_the_next_one_goes_on(
     tmp_path: Path, server: CoinGeckoServer
 ) -> None:
@@ -154,6 +182,7 @@ def test_ctrl_c_within_a_step_ends_the_run_at_once_and_the_next_one_goes_on(
     children = shown.process.children(recursive=True)
     pressed = time.monotonic()
     shown.press_ctrl_c()
+    shown.read_until("Stopping …", seconds=2)
     assert shown.ended(20) == 130
     assert time.monotonic() - pressed < 10
     assert "Interrupted. What is published stays; `dp run` goes on" in " ".join(shown.text.split())

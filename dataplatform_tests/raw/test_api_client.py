@@ -106,6 +106,9 @@ def test_nobody_listens(tmp_path: Path, waits: Waits) -> None:
     nowhere = ApiClient("http://127.0.0.1:1/api", budget, {}, Patience(attempts=2), sleep=waits)
     with pytest.raises(TransientApiError, match=r"ConnectError.*→.*recordings"):
         nowhere.fetch("/ping")
+    with pytest.raises(TransientApiError, match="ConnectError"):
+        nowhere.fetch_once("/ping")
+    assert budget.status().calls_this_month == 0, "the API has seen none of them"
 
 
 KEY = "CG-verysecretkey123"

@@ -110,6 +110,17 @@ def test_a_waiting_caller_waits_on_when_another_meets_a_429(tmp_path: Path, cloc
     assert clock.now - first == 100
 
 
+def test_a_call_taken_back_is_not_counted(tmp_path: Path, clock: Clock) -> None:
+    budget = make(tmp_path, clock, month=100)
+    for _ in range(2):
+        budget.acquire()
+    budget.uncount()
+    assert (budget.status().calls_this_month, budget.status().remaining) == (1, 99)
+    for _ in range(3):
+        budget.uncount()
+    assert (budget.status().calls_this_month, budget.status().calls_this_minute) == (0, 0)
+
+
 def test_calls_are_counted_by_minute_and_month(tmp_path: Path, clock: Clock) -> None:
     budget = make(tmp_path, clock, per_minute=60, month=100)
     clock.now = 1_800_000_000 - 1_800_000_000 % 60
