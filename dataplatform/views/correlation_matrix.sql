@@ -17,7 +17,7 @@ WITH days AS (
 recent AS (
     SELECT
         d.day,
-        row_number() OVER (ORDER BY d.pairs DESC, d.day DESC) AS preference
+        row_number() OVER (ORDER BY d.pairs DESC NULLS LAST, d.day DESC NULLS LAST) AS preference
     FROM days AS d
     CROSS JOIN (SELECT max(day) AS day FROM warehouse.correlations) AS n
     WHERE date_diff('day', d.day, n.day) < 3
