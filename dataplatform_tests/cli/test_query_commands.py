@@ -98,6 +98,18 @@ def test_query_writes_csv_and_json_for_programs(lake: SmallLake) -> None:
     assert json.loads(dp("query", f"{sql} LIMIT 0", "-f", "json").stdout) == []
 
 
+def test_columns_of_the_same_name_are_numbered_in_files(lake: SmallLake) -> None:
+    sql = "SELECT 1 AS n, 2 AS n_1, 3 AS n, 4 AS n"
+    names = ["n", "n_1", "n_2", "n_3"]
+    assert json.loads(dp("query", sql, "-f", "json").stdout) == [
+        dict(zip(names, (1, 2, 3, 4), strict=True))
+    ]
+    header, _ = csv.reader(io.StringIO(dp("query", sql, "-f", "csv").stdout))
+    assert header == names
+    assert dp("query", sql, "-o", "x.parquet").exit_code == 0
+    assert pq.read_table("x.parquet").column_names == names
+
+
 def test_lists_are_json_in_csv(lake: SmallLake) -> None:
     result = dp("query", "SELECT ARRAY['x', 'ü\"'] AS l", "-f", "csv")
     (_, (cell,)) = list(csv.reader(io.StringIO(result.stdout)))
