@@ -95,6 +95,13 @@ def add_row(table: "Table", values: Iterable[object]) -> None:
     table.add_row(*(Text(text(value)) for value in values))
 
 
+def add_answer(table: "Table", values: Iterable[object]) -> None:
+    """Add a row of an answer: a null is a dim dash, to tell it from an empty text."""
+    from rich.text import Text
+
+    table.add_row(*(Text("–", "dim") if v is None else Text(text(v)) for v in values))
+
+
 def text(value: object) -> str:
     """Return a value as one cell shows it; null is empty."""
     if value is None:

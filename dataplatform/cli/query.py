@@ -11,6 +11,7 @@ from dataplatform.cli import console
 from dataplatform.cli.console import (
     ATTRIBUTION,
     UserError,
+    add_answer,
     add_row,
     grid,
     size_text,
@@ -141,7 +142,7 @@ def _show(result: "QueryResult", title: str | None = None) -> None:
     table = grid(result.columns, [kind.startswith(_NUMBERS) for kind in result.types])
     table.title = title
     for row in result.rows:
-        add_row(table, row)
+        add_answer(table, row)
     screen = console.out()
     screen.print(table)
     more = "first " if result.truncated else ""
@@ -216,7 +217,7 @@ def table(
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to preview.")] = 5,
     history: Annotated[int, typer.Option(min=0, help="Snapshots and partitions to list.")] = 10,
 ) -> None:
-    """Show one table or view: columns, snapshots, files, partitions, rows now or at a past time.
+    """Show one table or view: columns, snapshots, files, partitions, newest rows, now or in the past.
 
     Example: dp table daily_prices --at '2026-01-31 12:00'
     """
@@ -224,12 +225,22 @@ def table(
     relation = engine.resolve(name)
     found = engine.load(relation.name) if relation.schema == NAMESPACE else None
     version = _version_clause(relation, at) if at else ""
-    sql = f"SELECT * FROM {relation}{version} LIMIT {rows}"  # noqa: S608  resolved above
-    preview = engine.query(sql)
+    preview = engine.query(f"SELECT * FROM {relation}{version}{_order(relation)} LIMIT {rows}")  # noqa: S608  resolved above
     _show_columns(engine, relation, found)
     if found is not None:
         _show_storage(found, history)
     _show(preview, f"{relation} as of {at}" if at else str(relation))
+
+
+def _order(relation: "Relation") -> str:
+    """Return the clause that puts a table's newest rows first; a view has an order of its own."""
+    from dataplatform.tables import all_specs
+
+    spec = all_specs().get(relation.name) if relation.schema == NAMESPACE else None
+    if spec is None or spec.day_column is None:
+        return ""
+    keys = [key for key in spec.keys if key != spec.day_column]
+    return " ORDER BY " + ", ".join([f"{spec.day_column} DESC NULLS LAST", *keys])
 
 
 def _version_clause(relation: "Relation", at: str) -> str:

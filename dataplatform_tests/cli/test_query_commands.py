@@ -68,7 +68,7 @@ def test_query_shows_a_table_with_attribution(lake: SmallLake) -> None:
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["coin_id", "price"] in lines
     assert ["a", "1.5"] in lines
-    assert ["c"] in lines
+    assert ["c", "–"] in lines
     assert f"3 rows · {ATTRIBUTION}" in result.stdout
     assert "\x1b" not in result.stdout
 
@@ -203,6 +203,15 @@ def test_table_shows_columns_storage_and_rows(lake: SmallLake) -> None:
     assert described
     assert described.split()[0] in output
     assert f"1 row · {ATTRIBUTION}" in output
+
+
+def test_table_shows_the_newest_rows_first(lake: SmallLake) -> None:
+    days = ("2025-03-01", "2025-03-03", "2025-03-02")
+    lake.insert("daily_prices", [{"coin_id": f"of {on}", "day": day(on)} for on in days])
+    output = dp("table", "daily_prices", "--rows", "2").stdout
+    assert "of 2025-03-03" in output
+    assert output.index("of 2025-03-03") < output.index("of 2025-03-02")
+    assert "of 2025-03-01" not in output
 
 
 def test_table_of_a_view_shows_its_description_as_it_is(lake: SmallLake) -> None:
