@@ -75,7 +75,7 @@ def query(
     if chosen is OutputFormat.TABLE:
         if output is not None:
             raise UserError("A table is for the screen. Remedy: --format csv, json or parquet.")
-        _show(engine.query(asked, limit=DEFAULT_ROWS if limit is None else limit))
+        _show(engine.query(asked, limit=DEFAULT_ROWS if limit is None else limit), _source(engine))
     else:
         _write(engine, asked, ExportFormat(chosen.value), output, limit)
 
@@ -132,13 +132,17 @@ def _write(
     if output is None:
         files.export(stream, sys.stdout.buffer, file_format)
         sys.stdout.buffer.flush()
-        console.err().print(ATTRIBUTION, style="dim")
+        console.err().print(_source(engine), style="dim")
         return
     rows = files.export_file(stream, output, file_format)
-    console.err().print(f"{rows:,} rows written to {output}. [dim]{ATTRIBUTION}[/]")
+    console.err().print(f"{rows:,} rows written to {output}. [dim]{_source(engine)}[/]")
 
 
-def _show(result: "QueryResult", title: str | None = None) -> None:
+def _source(engine: "EmbeddedEngine") -> str:
+    return f"{engine.origin} lake · {ATTRIBUTION}"
+
+
+def _show(result: "QueryResult", source: str, title: str | None = None) -> None:
     table = grid(result.columns, [kind.startswith(_NUMBERS) for kind in result.types])
     table.title = title
     for row in result.rows:
@@ -147,7 +151,7 @@ def _show(result: "QueryResult", title: str | None = None) -> None:
     screen.print(table)
     more = "first " if result.truncated else ""
     rows = "row" if len(result.rows) == 1 else "rows"
-    screen.print(f"{more}{len(result.rows):,} {rows} · {ATTRIBUTION}", style="dim")
+    screen.print(f"{more}{len(result.rows):,} {rows} · {source}", style="dim")
     if result.truncated:
         console.err().print("There are more rows: --limit shows more, -o FILE writes all.")
 
@@ -164,7 +168,7 @@ def tables() -> None:
     for row in [*_table_rows(engine), *_view_rows(engine)]:
         add_row(table, row)
     console.out().print(table)
-    console.out().print(f"dp table NAME shows one · {ATTRIBUTION}", style="dim")
+    console.out().print(f"dp table NAME shows one · {_source(engine)}", style="dim")
 
 
 def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
@@ -229,7 +233,7 @@ def table(
     _show_columns(engine, relation, found)
     if found is not None:
         _show_storage(found, history)
-    _show(preview, f"{relation} as of {at}" if at else str(relation))
+    _show(preview, _source(engine), f"{relation} as of {at}" if at else str(relation))
 
 
 def _order(relation: "Relation") -> str:

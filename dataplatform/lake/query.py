@@ -33,6 +33,7 @@ from dataplatform.lake.dialect import (
     trino_type,
     version_literal,
 )
+from dataplatform.lake.manifest import Origin
 from dataplatform.lake.schema import load_table
 from dataplatform.lake.spec import CATALOG, NAMESPACE
 from dataplatform.lake.view_sql import DIALECT, normalized, relations
@@ -122,6 +123,11 @@ class EmbeddedEngine:
         self._declared = frozenset(declared)
         self._registered: dict[Relation, str] = {}
         self._columns: dict[Relation, dict[str, str]] = {}
+
+    @property
+    def origin(self) -> Origin:
+        """Where the lake's data come from: live or recorded."""
+        return self._lake.origin
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:

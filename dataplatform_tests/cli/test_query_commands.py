@@ -19,7 +19,7 @@ from dataplatform.lake.views import ViewSpec, parse_view
 from dataplatform.lake.writer_lock import lake_writer_lock
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
 
-ATTRIBUTION = "Data provided by CoinGecko"
+SOURCE = "recorded lake · Data provided by CoinGecko"
 CHEAP = parse_view(
     "cheap", "-- Cheap coins [USD].\nSELECT coin_id, price FROM warehouse.daily_prices"
 )
@@ -69,7 +69,7 @@ def test_query_shows_a_table_with_attribution(lake: SmallLake) -> None:
     assert ["coin_id", "price"] in lines
     assert ["a", "1.5"] in lines
     assert ["c", "–"] in lines
-    assert f"3 rows · {ATTRIBUTION}" in result.stdout
+    assert f"3 rows · {SOURCE}" in result.stdout
     assert "\x1b" not in result.stdout
 
 
@@ -87,7 +87,7 @@ def test_query_says_when_there_is_more(lake: SmallLake) -> None:
 def test_query_writes_csv_and_json_for_programs(lake: SmallLake) -> None:
     sql = "SELECT coin_id, price, day, observed_at FROM daily_prices ORDER BY price NULLS LAST"
     written = dp("query", sql, "--format", "csv")
-    assert written.stderr.strip() == ATTRIBUTION
+    assert written.stderr.strip() == SOURCE
     rows = list(csv.reader(io.StringIO(written.stdout)))
     assert rows[1] == ["a", "1.5", "2025-01-01", "2025-01-01 00:00:00.000000Z"]
     assert rows[2][0] == 'ü, "b"'
@@ -119,7 +119,7 @@ def test_lists_are_json_in_csv(lake: SmallLake) -> None:
 def test_query_writes_a_file_of_the_endings_format(lake: SmallLake) -> None:
     result = dp("query", "SELECT coin_id FROM cheap", "-o", "deep/out.parquet")
     assert result.exit_code == 0
-    assert "3 rows written to deep/out.parquet" in result.stderr
+    assert f"3 rows written to deep/out.parquet. {SOURCE}" in result.stderr
     assert pq.read_table("deep/out.parquet").num_rows == 3
     assert [path.name for path in Path("deep").iterdir()] == ["out.parquet"]
 
@@ -192,7 +192,7 @@ def test_tables_lists_what_there_is_and_what_is_not_built(lake: SmallLake) -> No
     assert "not built" in lines["warehouse.ohlc"]
     assert "not deployed" in lines["analytics.latest_prices"]
     assert "no file any more" in lines["analytics.old"]
-    assert ATTRIBUTION in output
+    assert SOURCE in output
 
 
 def test_table_shows_columns_storage_and_rows(lake: SmallLake) -> None:
@@ -202,7 +202,7 @@ def test_table_shows_columns_storage_and_rows(lake: SmallLake) -> None:
     described = lake.catalog.load_table("warehouse.daily_prices").schema().find_field("price").doc
     assert described
     assert described.split()[0] in output
-    assert f"1 row · {ATTRIBUTION}" in output
+    assert f"1 row · {SOURCE}" in output
 
 
 def test_table_shows_the_newest_rows_first(lake: SmallLake) -> None:
