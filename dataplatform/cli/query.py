@@ -10,12 +10,14 @@ import typer
 from dataplatform.cli import console
 from dataplatform.cli.console import (
     ATTRIBUTION,
+    Heading,
     UserError,
     add_answer,
     add_row,
     grid,
+    minute,
+    show_lines,
     size_text,
-    text,
     user_errors,
 )
 from dataplatform.cli.lake import open_engine
@@ -160,15 +162,18 @@ def _show(result: "QueryResult", source: str, title: str | None = None) -> None:
 def tables() -> None:
     """List tables and views: rows, size, last change, and what they hold."""
     engine = open_engine()
-    table = grid(
-        ["name", "rows", "size", "files", "last change (UTC)", "what it holds"],
-        [False, True, True, True, False, False],
-        named=True,
-    )
-    for row in [*_table_rows(engine), *_view_rows(engine)]:
-        add_row(table, row)
-    console.out().print(table)
+    show_lines(_LISTED, [*_table_rows(engine), *_view_rows(engine)])
     console.out().print(f"dp table NAME shows one · {_source(engine)}", style="dim")
+
+
+_LISTED: Final = (
+    Heading("name"),
+    Heading("rows", right=True),
+    Heading("size", right=True, from_width=70),
+    Heading("files", right=True, from_width=110),
+    Heading("last change (UTC)", from_width=110),
+    Heading("what it holds"),
+)
 
 
 def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
@@ -185,7 +190,7 @@ def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
             continue
         now = footprint(found)
         files = str(now.data_files) + (f" + {now.delete_files}" if now.delete_files else "")
-        changed = text(now.updated_at)
+        changed = minute(now.updated_at)
         rows.append(
             [f"warehouse.{name}", f"{now.rows:,}", size_text(now.size), files, changed, summary]
         )

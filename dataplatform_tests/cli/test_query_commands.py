@@ -258,14 +258,19 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
     assert "has its file" in dp("views", "prune").stdout
 
 
-def test_names_stay_whole_in_a_narrow_terminal(
-    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_is_one_line_with_its_whole_name_at_any_width(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "60")
-    shown = dp("tables").stdout
-    assert "warehouse.coin_metrics_daily" in shown
-    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 60
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", dp("tables").stdout)
+    assert max(map(len, shown.splitlines())) <= width
+    listed = shown.rpartition("─")[2].split("dp table")[0]
+    names = [line.split()[0] for line in listed.splitlines() if line.strip()]
+    assert "warehouse.coin_metrics_daily" in names
+    assert all(name.startswith(("warehouse.", "analytics.")) for name in names)
+    assert "…" in shown
 
 
 # ---- rollback ----
