@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -136,7 +136,7 @@ def add_answer(table: "Table", values: Iterable[object]) -> None:
 
 
 def text(value: object) -> str:
-    """Return a value as one cell shows it; null is empty."""
+    """Return a value as one cell shows it: null is empty, what is nested has Trino's form."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -147,7 +147,19 @@ def text(value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, date):
         return value.isoformat()
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return _nested(value) if isinstance(value, list | dict) else str(value)
+
+
+def _nested(value: list[Any] | dict[str, Any]) -> str:
+    """Return an array as `[1, null]`, a row as `{a=1}`, and so a map, which comes as its pairs."""
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    if isinstance(value, dict) or (pairs and all(isinstance(pair, tuple) for pair in pairs)):
+        return "{" + ", ".join(f"{_item(key)}={_item(one)}" for key, one in pairs) + "}"
+    return "[" + ", ".join(map(_item, pairs)) + "]"
+
+
+def _item(value: object) -> str:
+    return "null" if value is None else text(value)
 
 
 def minute(value: date | datetime | None) -> str:

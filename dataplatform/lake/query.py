@@ -27,6 +27,7 @@ from sqlglot.errors import SqlglotError
 from dataplatform.lake.dialect import (
     EngineFailedError,
     QueryError,
+    engine_message,
     parse_query,
     readable,
     to_engine,
@@ -338,7 +339,8 @@ class EmbeddedEngine:
             return _listing({"view": [self.definition(self.resolve(match[1]).name) or ""]})
         if match := _EXPLAIN.fullmatch(sql):
             engine_sql = self._translate(parse_query(match[1]), Relation("", "the query"))
-            plan = self._connection.execute(f"EXPLAIN {engine_sql}").fetchall()
+            with _engine_errors():
+                plan = self._connection.execute(f"EXPLAIN {engine_sql}").fetchall()
             return _listing({"plan": [row[-1] for row in plan]})
         return None
 
@@ -378,9 +380,8 @@ def _engine_errors() -> Generator[None]:
     try:
         yield
     except duckdb.Error as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         failed = isinstance(error, duckdb.OperationalError)
-        raise (EngineFailedError if failed else QueryError)(" ".join(lines[:2])) from error
+        raise (EngineFailedError if failed else QueryError)(engine_message(str(error))) from error
 
 
 def _narrowed(reader: pa.RecordBatchReader, engine_types: Sequence[str]) -> pa.RecordBatchReader:

@@ -73,6 +73,29 @@ def test_query_shows_a_table_with_attribution(lake: SmallLake) -> None:
     assert "\x1b" not in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("sql", "shown"),
+    [
+        ("ARRAY[1, NULL]", "[1, null]"),
+        ("MAP(ARRAY['a', 'b'], ARRAY[1, NULL])", "{a=1, b=null}"),
+        ("CAST(ROW(1, 'x') AS ROW(n bigint, s varchar))", "{n=1, s=x}"),
+        ("ARRAY[ARRAY['x'], NULL]", "[[x], null]"),
+    ],
+)
+def test_what_is_nested_is_shown_as_trino_does(lake: SmallLake, sql: str, shown: str) -> None:
+    lines = [line.strip() for line in dp("query", f"SELECT {sql} AS v").stdout.splitlines()]
+    assert shown in lines
+
+
+@pytest.mark.parametrize(
+    "sql", ["1 / 0", "0 / 0", "-1 / 0", "length(coin_id) / (length(coin_id) - 1)"]
+)
+def test_a_division_by_zero_is_called_so(lake: SmallLake, sql: str) -> None:
+    asked = f"SELECT {sql} AS x FROM cheap"  # noqa: S608  parameters of this test
+    for arguments in ([asked], [asked, "-o", "x.csv"]):
+        fails(dp("query", *arguments), "Division by zero", "nullif")
+
+
 def test_query_reads_stdin(lake: SmallLake) -> None:
     assert "3" in dp("query", "-", stdin="SELECT count(*) AS n FROM cheap;\n").stdout
 
@@ -133,6 +156,7 @@ def test_query_writes_a_file_of_the_endings_format(lake: SmallLake) -> None:
         (["DROP TABLE cheap"], ["Only reading"]),
         (['SELECT 1 FROM "[bold]"'], ["[bold]"]),
         (["SELECT 1 FROM (("], ["Not Trino SQL"]),
+        (["EXPLAIN SELECT nothing_like_it(1)"], ["nothing_like_it"]),
         ([" ; "], ["no statement", "select * from"]),
         (["SELECT 1 AS a; SELECT 2 AS a"], ["One statement"]),
         (["SELECT 1 AS x", "-o", "x.txt"], ["x.txt", ".csv"]),
