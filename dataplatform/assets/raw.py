@@ -261,5 +261,6 @@ def _checks(endpoint: Endpoint, landings: Sequence[Landing]) -> Iterable[AssetCh
             passed=not names,
             check_name=spec.name,
             severity=AssetCheckSeverity.WARN,
+            description=spec.description,
             metadata={"found": MetadataValue.json(names)},
         )

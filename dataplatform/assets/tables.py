@@ -228,6 +228,7 @@ def _check_results(spec: TableSpec, result: Any) -> Iterator[AssetCheckResult]:
             check_name=declared.name,
             passed=violations == 0,
             severity=AssetCheckSeverity.ERROR if declared.blocking else AssetCheckSeverity.WARN,
+            description=declared.description,
             metadata=metadata,
         )
 

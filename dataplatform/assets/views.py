@@ -37,6 +37,7 @@ from dataplatform.views import all_views, table_columns
 
 GROUP: Final = "views"
 ANSWERS: Final = "answers"
+ANSWERS_RULE: Final = "The view runs and has rows."
 DRIFT: Final = "view_definition_drift"
 # The tables that views read change hourly to daily.
 _FRESHNESS: Final = FreshnessPolicy.time_window(timedelta(hours=50), timedelta(hours=26))
@@ -91,7 +92,7 @@ def _view_asset(
         retry_policy=RETRY,
         automation_condition=refresh(),
         freshness_policy=_FRESHNESS,
-        check_specs=[AssetCheckSpec(ANSWERS, asset=key, description="The view runs and has rows.")],
+        check_specs=[AssetCheckSpec(ANSWERS, asset=key, description=ANSWERS_RULE)],
         metadata={
             "sql": MetadataValue.md(f"```sql\n{view.sql}```"),
             "dagster/table_name": str(view.relation),
@@ -151,6 +152,7 @@ def _answers(answer: Answer) -> AssetCheckResult:
         check_name=ANSWERS,
         passed=answer.row_count > 0,
         severity=AssetCheckSeverity.WARN,
+        description=ANSWERS_RULE,
         metadata={"rows": answer.row_count},
     )
 

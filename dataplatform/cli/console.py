@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -95,8 +96,47 @@ def add_row(table: "Table", values: Iterable[object]) -> None:
     table.add_row(*(Text(text(value)) for value in values))
 
 
+@dataclass(frozen=True)
+class Heading:
+    """A column of a listing.
+
+    Attributes:
+        name: its heading.
+        right: whether it is aligned right, as numbers are.
+        from_width: the narrowest terminal, in columns, that shows it.
+    """
+
+    name: str
+    right: bool = False
+    from_width: int = 0
+
+
+def show_lines(headings: Sequence[Heading], rows: Iterable[Sequence[object]]) -> None:
+    """Print a listing with one line a row at any width; the last column is cut with an ellipsis."""
+    from rich.text import Text
+
+    screen = out()
+    shown = [n for n, heading in enumerate(headings) if screen.width >= heading.from_width]
+    kept = [headings[n] for n in shown]
+    table = grid([heading.name for heading in kept], [heading.right for heading in kept])
+    table.padding = (0, 1, 0, 0)
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    for row in rows:
+        cells = (text(row[n]) for n in shown)
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
+    screen.print(table)
+
+
+def add_answer(table: "Table", values: Iterable[object]) -> None:
+    """Add a row of an answer: a null is a dim dash, to tell it from an empty text."""
+    from rich.text import Text
+
+    table.add_row(*(Text("–", "dim") if v is None else Text(text(v)) for v in values))
+
+
 def text(value: object) -> str:
-    """Return a value as one cell shows it; null is empty."""
+    """Return a value as one cell shows it: null is empty, what is nested has Trino's form."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -107,7 +147,24 @@ def text(value: object) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, date):
         return value.isoformat()
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return _nested(value) if isinstance(value, list | dict) else str(value)
+
+
+def _nested(value: list[Any] | dict[str, Any]) -> str:
+    """Return an array as `[1, null]`, a row as `{a=1}`, and so a map, which comes as its pairs."""
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    if isinstance(value, dict) or (pairs and all(isinstance(pair, tuple) for pair in pairs)):
+        return "{" + ", ".join(f"{_item(key)}={_item(one)}" for key, one in pairs) + "}"
+    return "[" + ", ".join(map(_item, pairs)) + "]"
+
+
+def _item(value: object) -> str:
+    return "null" if value is None else text(value)
+
+
+def minute(value: date | datetime | None) -> str:
+    """Return a day or a time without its seconds; None is empty."""
+    return f"{value:%Y-%m-%d %H:%M}" if isinstance(value, datetime) else text(value)
 
 
 _WHOLE: Final = 1000.0

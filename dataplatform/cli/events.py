@@ -93,9 +93,9 @@ class RunFacts:
     def _check(self, event: "DagsterEvent") -> None:
         check = event.asset_check_evaluation_data
         if not check.passed:
-            reason = f": {check.description}" if check.description else ""
             name = ".".join(check.asset_key.path)
-            self.warnings.append(f"{name}: {check.check_name}{reason or _figures(check.metadata)}")
+            rule = f"{name}: {check.description or ''}".strip()
+            self.warnings.append(f"{rule}{_figures(check.metadata)} (check {check.check_name})")
 
 
 def built_of(found: "AssetMaterialization", measured: float) -> Built:
@@ -118,17 +118,18 @@ def _change(group: str, values: dict[str, Any]) -> str:
 
 
 def _figures(metadata: Any) -> str:
+    """Say how far a check's rule, which its description states, does not hold."""
     shown = [
-        f"{name} {_short(value.value)}"
-        for name, value in metadata.items()
-        if name in ("violations", "found", "rows")
+        _short(metadata[name].value, unit)
+        for name, unit in (("violations", "violation"), ("found", ""), ("rows", "row"))
+        if name in metadata
     ]
-    return f": {', '.join(shown)}" if shown else ""
+    return f" Not so: {', '.join(shown)}" if shown else ""
 
 
-def _short(value: object) -> str:
+def _short(value: Any, unit: str) -> str:
     if not isinstance(value, list):
-        return str(value)
+        return f"{value:,} {unit}{'' if value == 1 else 's'}"
     more = f" and {len(value) - _NAMED} more" if len(value) > _NAMED else ""
     return ", ".join(map(str, value[:_NAMED])) + more
 

@@ -10,11 +10,14 @@ import typer
 from dataplatform.cli import console
 from dataplatform.cli.console import (
     ATTRIBUTION,
+    Heading,
     UserError,
+    add_answer,
     add_row,
     grid,
+    minute,
+    show_lines,
     size_text,
-    text,
     user_errors,
 )
 from dataplatform.cli.lake import open_engine
@@ -74,7 +77,7 @@ def query(
     if chosen is OutputFormat.TABLE:
         if output is not None:
             raise UserError("A table is for the screen. Remedy: --format csv, json or parquet.")
-        _show(engine.query(asked, limit=DEFAULT_ROWS if limit is None else limit))
+        _show(engine.query(asked, limit=DEFAULT_ROWS if limit is None else limit), _source(engine))
     else:
         _write(engine, asked, ExportFormat(chosen.value), output, limit)
 
@@ -131,22 +134,26 @@ def _write(
     if output is None:
         files.export(stream, sys.stdout.buffer, file_format)
         sys.stdout.buffer.flush()
-        console.err().print(ATTRIBUTION, style="dim")
+        console.err().print(_source(engine), style="dim")
         return
     rows = files.export_file(stream, output, file_format)
-    console.err().print(f"{rows:,} rows written to {output}. [dim]{ATTRIBUTION}[/]")
+    console.err().print(f"{rows:,} rows written to {output}. [dim]{_source(engine)}[/]")
 
 
-def _show(result: "QueryResult", title: str | None = None) -> None:
+def _source(engine: "EmbeddedEngine") -> str:
+    return f"{engine.origin} lake · {ATTRIBUTION}"
+
+
+def _show(result: "QueryResult", source: str, title: str | None = None) -> None:
     table = grid(result.columns, [kind.startswith(_NUMBERS) for kind in result.types])
     table.title = title
     for row in result.rows:
-        add_row(table, row)
+        add_answer(table, row)
     screen = console.out()
     screen.print(table)
     more = "first " if result.truncated else ""
     rows = "row" if len(result.rows) == 1 else "rows"
-    screen.print(f"{more}{len(result.rows):,} {rows} · {ATTRIBUTION}", style="dim")
+    screen.print(f"{more}{len(result.rows):,} {rows} · {source}", style="dim")
     if result.truncated:
         console.err().print("There are more rows: --limit shows more, -o FILE writes all.")
 
@@ -155,15 +162,18 @@ def _show(result: "QueryResult", title: str | None = None) -> None:
 def tables() -> None:
     """List tables and views: rows, size, last change, and what they hold."""
     engine = open_engine()
-    table = grid(
-        ["name", "rows", "size", "files", "last change (UTC)", "what it holds"],
-        [False, True, True, True, False, False],
-        named=True,
-    )
-    for row in [*_table_rows(engine), *_view_rows(engine)]:
-        add_row(table, row)
-    console.out().print(table)
-    console.out().print(f"dp table NAME shows one · {ATTRIBUTION}", style="dim")
+    show_lines(_LISTED, [*_table_rows(engine), *_view_rows(engine)])
+    console.out().print(f"dp table NAME shows one · {_source(engine)}", style="dim")
+
+
+_LISTED: Final = (
+    Heading("name"),
+    Heading("rows", right=True),
+    Heading("size", right=True, from_width=70),
+    Heading("files", right=True, from_width=110),
+    Heading("last change (UTC)", from_width=110),
+    Heading("what it holds"),
+)
 
 
 def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
@@ -180,7 +190,7 @@ def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
             continue
         now = footprint(found)
         files = str(now.data_files) + (f" + {now.delete_files}" if now.delete_files else "")
-        changed = text(now.updated_at)
+        changed = minute(now.updated_at)
         rows.append(
             [f"warehouse.{name}", f"{now.rows:,}", size_text(now.size), files, changed, summary]
         )
@@ -216,7 +226,7 @@ def table(
     rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Rows to preview.")] = 5,
     history: Annotated[int, typer.Option(min=0, help="Snapshots and partitions to list.")] = 10,
 ) -> None:
-    """Show one table or view: columns, snapshots, files, partitions, rows now or at a past time.
+    """Show one table or view: columns, snapshots, files, partitions, newest rows, now or in the past.
 
     Example: dp table daily_prices --at '2026-01-31 12:00'
     """
@@ -224,12 +234,22 @@ def table(
     relation = engine.resolve(name)
     found = engine.load(relation.name) if relation.schema == NAMESPACE else None
     version = _version_clause(relation, at) if at else ""
-    sql = f"SELECT * FROM {relation}{version} LIMIT {rows}"  # noqa: S608  resolved above
-    preview = engine.query(sql)
+    preview = engine.query(f"SELECT * FROM {relation}{version}{_order(relation)} LIMIT {rows}")  # noqa: S608  resolved above
     _show_columns(engine, relation, found)
     if found is not None:
         _show_storage(found, history)
-    _show(preview, f"{relation} as of {at}" if at else str(relation))
+    _show(preview, _source(engine), f"{relation} as of {at}" if at else str(relation))
+
+
+def _order(relation: "Relation") -> str:
+    """Return the clause that puts a table's newest rows first; a view has an order of its own."""
+    from dataplatform.tables import all_specs
+
+    spec = all_specs().get(relation.name) if relation.schema == NAMESPACE else None
+    if spec is None or spec.day_column is None:
+        return ""
+    keys = [key for key in spec.keys if key != spec.day_column]
+    return " ORDER BY " + ", ".join([f"{spec.day_column} DESC NULLS LAST", *keys])
 
 
 def _version_clause(relation: "Relation", at: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from dataplatform.cli import console
-from dataplatform.cli.console import ATTRIBUTION, add_row, grid, user_errors
+from dataplatform.cli.console import ATTRIBUTION, Heading, minute, show_lines, user_errors
 from dataplatform.cli.home import dagster_home, load_settings
 from dataplatform.cli.lake import open_engine, open_lake
 
@@ -63,15 +63,11 @@ def status(
     lake, _ = open_lake()
     now = datetime.now(UTC)
     found = freshness(settings, lake, open_engine())
-    table = grid(
-        ["asset", "state", "last build (UTC)", "age", "rows", "newest data (UTC)"],
-        [False, False, False, True, True, False],
-        named=True,
-    )
-    for one in found:
-        add_row(table, _cells(one, now))
+    raw = [one for one in found if one.asset.startswith("raw.")]
+    show_lines(_headings("newest records", "newest fetch (UTC)"), [_cells(o, now) for o in raw])
+    built = [one for one in found if one not in raw]
+    show_lines(_headings("rows", "newest data (UTC)"), [_cells(one, now) for one in built])
     screen = console.out()
-    screen.print(table)
     screen.print(_lake_line(lake), markup=False)
     screen.print(budget_line(settings), markup=False)
     states = {one.state(now) for one in found}
@@ -79,10 +75,22 @@ def status(
         console.fail("Not everything is fresh. Remedy: dp run, or switch the schedules on (dp ui).")
 
 
+def _headings(rows: str, newest: str) -> tuple[Heading, ...]:
+    # The age tells of the last build what its time does.
+    return (
+        Heading("asset"),
+        Heading("state"),
+        Heading("last build (UTC)", from_width=100),
+        Heading("age", right=True, from_width=75),
+        Heading(rows, right=True, from_width=75),
+        Heading(newest),
+    )
+
+
 def _cells(one: Freshness, now: datetime) -> list[object]:
     age = _age(now - one.built_at) if one.built_at else None
     rows = None if one.rows is None else f"{one.rows:,}"
-    return [one.asset, one.state(now), one.built_at, age, rows, one.newest]
+    return [one.asset, one.state(now), minute(one.built_at), age, rows, minute(one.newest)]
 
 
 def _age(passed: timedelta) -> str:

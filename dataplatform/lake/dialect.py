@@ -13,6 +13,8 @@ from dataplatform.lake.view_sql import DIALECT, is_named, nested
 from dataplatform.lake.views import Schemas
 
 ENGINE_DIALECT: Final = "duckdb"
+# Whole numbers are divided as fractions, and the quotient is cast back.
+_DIVIDED_BY_ZERO: Final = re.compile(r"Type DOUBLE with value -?(?:inf|nan) can't be cast")
 _WRITES: Final = (exp.DML, exp.DDL, exp.Into)
 
 
@@ -89,6 +91,14 @@ def trino_type(engine_type: str) -> str:
     named = exp.DataType.build(narrowed, dialect=ENGINE_DIALECT).sql(DIALECT).lower()
     # DuckDB's time stamps are microseconds, as Iceberg's are.
     return re.sub(r"\btimestamp\b(?!\()", "timestamp(6)", named)
+
+
+def engine_message(message: str) -> str:
+    """Return DuckDB's error as one line, in Trino's words where it can't be understood here."""
+    if _DIVIDED_BY_ZERO.search(message):
+        return "Division by zero. Remedy: divide by nullif(…, 0), which gives null instead."
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines[:2])
 
 
 def version_literal(version: exp.Expression) -> tuple[str, str]:

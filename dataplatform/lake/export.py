@@ -1,5 +1,6 @@
 """Write an answer to a file, batch by batch: CSV, JSON or Parquet."""
 
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
@@ -31,14 +32,37 @@ def export_file(stream: "ResultStream", path: Path, file_format: FileFormat) -> 
 def export(stream: "ResultStream", sink: BinaryIO, file_format: FileFormat) -> int:
     """Write all rows to an open file; return how many there were.
 
-    CSV has a header, nulls as empty fields and lists as JSON; JSON is one array of objects.
+    CSV has a header, nulls as empty fields and lists as JSON; JSON is one array of objects. Of columns
+    with the same name the later ones are numbered: coin_id, coin_id_1.
     """
     writers: dict[FileFormat, Callable[[pa.RecordBatchReader, BinaryIO], int]] = {
         "csv": _write_csv,
         "json": _write_json,
         "parquet": _write_parquet,
     }
-    return writers[file_format](stream.reader, sink)
+    return writers[file_format](_told_apart(stream.reader), sink)
+
+
+def _told_apart(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    names = _distinct(reader.schema.names)
+    if names == reader.schema.names:
+        return reader
+    schema = pa.schema([field.with_name(n) for field, n in zip(reader.schema, names, strict=True)])
+    batches = (pa.record_batch(batch.columns, schema=schema) for batch in reader)
+    return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Number the names that come again, past the numbers that other columns have."""
+    taken = set(names)
+    found: list[str] = []
+    for name in names:
+        free = name
+        if name in found:
+            free = next(f"{name}_{n}" for n in count(1) if f"{name}_{n}" not in taken)
+        taken.add(free)
+        found.append(free)
+    return found
 
 
 def _write_csv(reader: pa.RecordBatchReader, sink: BinaryIO) -> int:

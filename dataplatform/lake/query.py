@@ -27,12 +27,14 @@ from sqlglot.errors import SqlglotError
 from dataplatform.lake.dialect import (
     EngineFailedError,
     QueryError,
+    engine_message,
     parse_query,
     readable,
     to_engine,
     trino_type,
     version_literal,
 )
+from dataplatform.lake.manifest import Origin
 from dataplatform.lake.schema import load_table
 from dataplatform.lake.spec import CATALOG, NAMESPACE
 from dataplatform.lake.view_sql import DIALECT, normalized, relations
@@ -122,6 +124,11 @@ class EmbeddedEngine:
         self._declared = frozenset(declared)
         self._registered: dict[Relation, str] = {}
         self._columns: dict[Relation, dict[str, str]] = {}
+
+    @property
+    def origin(self) -> Origin:
+        """Where the lake's data come from: live or recorded."""
+        return self._lake.origin
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
@@ -332,7 +339,8 @@ class EmbeddedEngine:
             return _listing({"view": [self.definition(self.resolve(match[1]).name) or ""]})
         if match := _EXPLAIN.fullmatch(sql):
             engine_sql = self._translate(parse_query(match[1]), Relation("", "the query"))
-            plan = self._connection.execute(f"EXPLAIN {engine_sql}").fetchall()
+            with _engine_errors():
+                plan = self._connection.execute(f"EXPLAIN {engine_sql}").fetchall()
             return _listing({"plan": [row[-1] for row in plan]})
         return None
 
@@ -372,9 +380,8 @@ def _engine_errors() -> Generator[None]:
     try:
         yield
     except duckdb.Error as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         failed = isinstance(error, duckdb.OperationalError)
-        raise (EngineFailedError if failed else QueryError)(" ".join(lines[:2])) from error
+        raise (EngineFailedError if failed else QueryError)(engine_message(str(error))) from error
 
 
 def _narrowed(reader: pa.RecordBatchReader, engine_types: Sequence[str]) -> pa.RecordBatchReader:

@@ -1,18 +1,21 @@
 """The market of this lake's coins day by day: one row a day.
 
 Traps handled here: market caps are unknown for many coins and sources, so dominance is a share of
-the known ones; volume is rolling and taken once a day; a sum of floating point numbers depends on
-their order, so amounts are added in the order of their size and every build gives the same bits.
-Totals cover the coins of this lake; CoinGecko's own totals are in `global_market`.
+the known ones, and null where too few are known: bitcoin alone would be 100 %; volume is rolling
+and taken once a day; a sum of floating point numbers depends on their order, so amounts are added
+in the order of their size and every build gives the same bits. Totals cover the coins of this
+lake; CoinGecko's own totals are in `global_market`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import Check, Column, Inputs, TableSpec
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+MIN_CAPS: Final = 20
 
 
 def transform(inputs: Inputs) -> "DataFrame":
@@ -60,8 +63,8 @@ def transform(inputs: Inputs) -> "DataFrame":
           coins,
           total_market_cap_usd,
           volume_24h_usd,
-          btc_cap / total_market_cap_usd AS btc_dominance,
-          eth_cap / total_market_cap_usd AS eth_dominance,
+          IF(size(caps) >= {min_caps}, btc_cap / total_market_cap_usd, NULL) AS btc_dominance,
+          IF(size(caps) >= {min_caps}, eth_cap / total_market_cap_usd, NULL) AS eth_dominance,
           advancers,
           decliners,
           advancers / moved AS breadth,
@@ -70,6 +73,7 @@ def transform(inputs: Inputs) -> "DataFrame":
         """,
         first=min(first for first, _ in ranges),
         last=max(last for _, last in ranges),
+        min_caps=MIN_CAPS,
     )
 
 
@@ -89,8 +93,18 @@ spec = TableSpec(
             "USD",
         ),
         Column("volume_24h_usd", "double", "Sum of the known rolling 24 h volumes.", "USD"),
-        Column("btc_dominance", "double", "Bitcoin's share of the known caps.", "fraction"),
-        Column("eth_dominance", "double", "Ether's share of the known caps.", "fraction"),
+        Column(
+            "btc_dominance",
+            "double",
+            f"Bitcoin's share of the known caps; null: fewer than {MIN_CAPS} are known.",
+            "fraction",
+        ),
+        Column(
+            "eth_dominance",
+            "double",
+            f"Ether's share of the known caps; null: fewer than {MIN_CAPS} are known.",
+            "fraction",
+        ),
         Column("advancers", "int", "Coins above their price of the day before.", "coins"),
         Column("decliners", "int", "Coins below their price of the day before.", "coins"),
         Column(

@@ -1,12 +1,26 @@
 -- How the daily returns of the largest coins move together: the newest 90-day correlations.
 --
--- Both directions of each pair and the diagonal, so that a heat map needs no reshaping.
+-- Both directions of each pair and the diagonal, so that a heat map needs no reshaping. All pairs are
+-- of one day: of the newest 3, the one with the most pairs, so that a day on which only some coins
+-- have their price yet does not shrink the matrix.
 --
 -- order: coin_a, coin_b
 -- plot: heatmap x=coin_a y=coin_b value=correlation
-WITH newest AS (
-    SELECT max(day) AS day
-    FROM warehouse.correlations
+WITH days AS (
+    SELECT
+        c.day,
+        count(*) AS pairs
+    FROM warehouse.correlations AS c
+    GROUP BY c.day
+),
+
+recent AS (
+    SELECT
+        d.day,
+        row_number() OVER (ORDER BY d.pairs DESC NULLS LAST, d.day DESC NULLS LAST) AS preference
+    FROM days AS d
+    CROSS JOIN (SELECT max(day) AS day FROM warehouse.correlations) AS n
+    WHERE date_diff('day', d.day, n.day) < 3
 ),
 
 pairs AS (
@@ -17,7 +31,7 @@ pairs AS (
         c.correlation,
         c.observations
     FROM warehouse.correlations AS c
-    INNER JOIN newest AS n ON c.day = n.day
+    INNER JOIN recent AS r ON c.day = r.day AND r.preference = 1
 ),
 
 both_ways AS (

@@ -2,7 +2,8 @@
 --
 -- Where CoinGecko's global figures were fetched, they count, the last of the day: they cover the whole
 -- market. For other days the shares are those among the coins of this lake, and `source` says so:
--- the two kinds are not comparable.
+-- the two kinds are not comparable. Days on which fewer than 20 coins have a capitalisation are left
+-- out, as shares among so few say nothing.
 --
 -- order: day desc
 -- plot: line x=day y=btc_dominance,eth_dominance

@@ -1,9 +1,9 @@
 -- The coins that moved most within a day, winners and losers ranked.
 --
 -- A coin of the newest market snapshot has the change that CoinGecko gives there; a coin that is only
--- known from daily prices has the return of the newest day, and `as_of` says of when. Coins that
--- traded less than 50,000 USD within the day are left out, as their price is an accident; where
--- the volume is unknown, the coin stays.
+-- known from daily prices has the return of its newest day, if that is at most 3 days before the
+-- newest day of all, and `as_of` says of when. Coins that traded less than 50,000 USD within the day
+-- are left out, as their price is an accident; where the volume is unknown, the coin stays.
 --
 -- order: gainer_rank
 -- plot: bar x=coin_id y=change_24h limit=20
@@ -45,11 +45,11 @@ changes AS (
         'coin_metrics_daily' AS source,
         2 AS source_rank
     FROM warehouse.coin_metrics_daily AS m
-    INNER JOIN newest_day AS n ON m.day = n.day
+    CROSS JOIN newest_day AS n
     LEFT JOIN warehouse.daily_prices AS d
         ON m.coin_id = d.coin_id AND m.day = d.day AND d.vs_currency = 'usd'
     LEFT JOIN warehouse.coins AS c ON m.coin_id = c.coin_id AND c.is_current
-    WHERE m.return_1d IS NOT NULL
+    WHERE m.return_1d IS NOT NULL AND date_diff('day', m.day, n.day) <= 3
 ),
 
 latest AS (

@@ -19,7 +19,7 @@ from dataplatform.lake.views import ViewSpec, parse_view
 from dataplatform.lake.writer_lock import lake_writer_lock
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
 
-ATTRIBUTION = "Data provided by CoinGecko"
+SOURCE = "recorded lake · Data provided by CoinGecko"
 CHEAP = parse_view(
     "cheap", "-- Cheap coins [USD].\nSELECT coin_id, price FROM warehouse.daily_prices"
 )
@@ -68,9 +68,32 @@ def test_query_shows_a_table_with_attribution(lake: SmallLake) -> None:
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["coin_id", "price"] in lines
     assert ["a", "1.5"] in lines
-    assert ["c"] in lines
-    assert f"3 rows · {ATTRIBUTION}" in result.stdout
+    assert ["c", "–"] in lines
+    assert f"3 rows · {SOURCE}" in result.stdout
     assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("sql", "shown"),
+    [
+        ("ARRAY[1, NULL]", "[1, null]"),
+        ("MAP(ARRAY['a', 'b'], ARRAY[1, NULL])", "{a=1, b=null}"),
+        ("CAST(ROW(1, 'x') AS ROW(n bigint, s varchar))", "{n=1, s=x}"),
+        ("ARRAY[ARRAY['x'], NULL]", "[[x], null]"),
+    ],
+)
+def test_what_is_nested_is_shown_as_trino_does(lake: SmallLake, sql: str, shown: str) -> None:
+    lines = [line.strip() for line in dp("query", f"SELECT {sql} AS v").stdout.splitlines()]
+    assert shown in lines
+
+
+@pytest.mark.parametrize(
+    "sql", ["1 / 0", "0 / 0", "-1 / 0", "length(coin_id) / (length(coin_id) - 1)"]
+)
+def test_a_division_by_zero_is_called_so(lake: SmallLake, sql: str) -> None:
+    asked = f"SELECT {sql} AS x FROM cheap"  # noqa: S608  parameters of this test
+    for arguments in ([asked], [asked, "-o", "x.csv"]):
+        fails(dp("query", *arguments), "Division by zero", "nullif")
 
 
 def test_query_reads_stdin(lake: SmallLake) -> None:
@@ -87,7 +110,7 @@ def test_query_says_when_there_is_more(lake: SmallLake) -> None:
 def test_query_writes_csv_and_json_for_programs(lake: SmallLake) -> None:
     sql = "SELECT coin_id, price, day, observed_at FROM daily_prices ORDER BY price NULLS LAST"
     written = dp("query", sql, "--format", "csv")
-    assert written.stderr.strip() == ATTRIBUTION
+    assert written.stderr.strip() == SOURCE
     rows = list(csv.reader(io.StringIO(written.stdout)))
     assert rows[1] == ["a", "1.5", "2025-01-01", "2025-01-01 00:00:00.000000Z"]
     assert rows[2][0] == 'ü, "b"'
@@ -96,6 +119,18 @@ def test_query_writes_csv_and_json_for_programs(lake: SmallLake) -> None:
     moment = "2025-01-01T00:00:00Z"
     assert records == [{"coin_id": "a", "price": 1.5, "day": "2025-01-01", "observed_at": moment}]
     assert json.loads(dp("query", f"{sql} LIMIT 0", "-f", "json").stdout) == []
+
+
+def test_columns_of_the_same_name_are_numbered_in_files(lake: SmallLake) -> None:
+    sql = "SELECT 1 AS n, 2 AS n_1, 3 AS n, 4 AS n"
+    names = ["n", "n_1", "n_2", "n_3"]
+    assert json.loads(dp("query", sql, "-f", "json").stdout) == [
+        dict(zip(names, (1, 2, 3, 4), strict=True))
+    ]
+    header, _ = csv.reader(io.StringIO(dp("query", sql, "-f", "csv").stdout))
+    assert header == names
+    assert dp("query", sql, "-o", "x.parquet").exit_code == 0
+    assert pq.read_table("x.parquet").column_names == names
 
 
 def test_lists_are_json_in_csv(lake: SmallLake) -> None:
@@ -107,7 +142,7 @@ def test_lists_are_json_in_csv(lake: SmallLake) -> None:
 def test_query_writes_a_file_of_the_endings_format(lake: SmallLake) -> None:
     result = dp("query", "SELECT coin_id FROM cheap", "-o", "deep/out.parquet")
     assert result.exit_code == 0
-    assert "3 rows written to deep/out.parquet" in result.stderr
+    assert f"3 rows written to deep/out.parquet. {SOURCE}" in result.stderr
     assert pq.read_table("deep/out.parquet").num_rows == 3
     assert [path.name for path in Path("deep").iterdir()] == ["out.parquet"]
 
@@ -121,6 +156,7 @@ def test_query_writes_a_file_of_the_endings_format(lake: SmallLake) -> None:
         (["DROP TABLE cheap"], ["Only reading"]),
         (['SELECT 1 FROM "[bold]"'], ["[bold]"]),
         (["SELECT 1 FROM (("], ["Not Trino SQL"]),
+        (["EXPLAIN SELECT nothing_like_it(1)"], ["nothing_like_it"]),
         ([" ; "], ["no statement", "select * from"]),
         (["SELECT 1 AS a; SELECT 2 AS a"], ["One statement"]),
         (["SELECT 1 AS x", "-o", "x.txt"], ["x.txt", ".csv"]),
@@ -180,7 +216,7 @@ def test_tables_lists_what_there_is_and_what_is_not_built(lake: SmallLake) -> No
     assert "not built" in lines["warehouse.ohlc"]
     assert "not deployed" in lines["analytics.latest_prices"]
     assert "no file any more" in lines["analytics.old"]
-    assert ATTRIBUTION in output
+    assert SOURCE in output
 
 
 def test_table_shows_columns_storage_and_rows(lake: SmallLake) -> None:
@@ -190,7 +226,16 @@ def test_table_shows_columns_storage_and_rows(lake: SmallLake) -> None:
     described = lake.catalog.load_table("warehouse.daily_prices").schema().find_field("price").doc
     assert described
     assert described.split()[0] in output
-    assert f"1 row · {ATTRIBUTION}" in output
+    assert f"1 row · {SOURCE}" in output
+
+
+def test_table_shows_the_newest_rows_first(lake: SmallLake) -> None:
+    days = ("2025-03-01", "2025-03-03", "2025-03-02")
+    lake.insert("daily_prices", [{"coin_id": f"of {on}", "day": day(on)} for on in days])
+    output = dp("table", "daily_prices", "--rows", "2").stdout
+    assert "of 2025-03-03" in output
+    assert output.index("of 2025-03-03") < output.index("of 2025-03-02")
+    assert "of 2025-03-01" not in output
 
 
 def test_table_of_a_view_shows_its_description_as_it_is(lake: SmallLake) -> None:
@@ -237,14 +282,19 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
     assert "has its file" in dp("views", "prune").stdout
 
 
-def test_names_stay_whole_in_a_narrow_terminal(
-    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_is_one_line_with_its_whole_name_at_any_width(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "60")
-    shown = dp("tables").stdout
-    assert "warehouse.coin_metrics_daily" in shown
-    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines())) <= 60
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", dp("tables").stdout)
+    assert max(map(len, shown.splitlines())) <= width
+    listed = shown.rpartition("─")[2].split("dp table")[0]
+    names = [line.split()[0] for line in listed.splitlines() if line.strip()]
+    assert "warehouse.coin_metrics_daily" in names
+    assert all(name.startswith(("warehouse.", "analytics.")) for name in names)
+    assert "…" in shown
 
 
 # ---- rollback ----

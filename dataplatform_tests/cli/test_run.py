@@ -370,13 +370,18 @@ def test_a_step_that_is_tried_again_is_no_failure_yet() -> None:
 def test_a_failed_check_is_a_warning_with_its_figures() -> None:
     @asset(key=["warehouse", "t"], check_specs=[AssetCheckSpec("tidy", asset=["warehouse", "t"])])
     def _table() -> MaterializeResult:
-        check = AssetCheckResult(check_name="tidy", passed=False, metadata={"violations": 3})
+        check = AssetCheckResult(
+            check_name="tidy",
+            passed=False,
+            description="All is tidy.",
+            metadata={"violations": 3},
+        )
         metadata = {"dagster/row_count": 7, "inserted": 5, "updated": 1, "seconds": 1.5}
         return MaterializeResult(metadata=metadata, check_results=[check])
 
     facts = facts_of(_table)
     assert facts.built == [Built("warehouse", "t", 7, "+5 ~1", 1.5)]
-    assert facts.warnings == ["warehouse.t: tidy: violations 3"]
+    assert facts.warnings == ["warehouse.t: All is tidy. Not so: 3 violations (check tidy)"]
 
 
 def test_a_message_is_split_at_its_remedy() -> None:

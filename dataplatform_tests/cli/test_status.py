@@ -1,6 +1,7 @@
 """`dp status`: fresh, stale, not built; and the API's budget."""
 
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def test_a_built_lake_is_shown_asset_by_asset(lake: SmallLake) -> None:
     assert "CoinGecko API (keyless): 0 calls this month; 5 a minute allowed now." in result.stdout
     assert "Data provided by CoinGecko" in result.stdout
     assert CliRunner().invoke(app, ["status", "--check"]).exit_code == 1
+
+
+@pytest.mark.parametrize("width", [65, 80, 120])
+def test_an_asset_is_one_line_with_its_whole_times_at_any_width(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    from dataplatform.lake.manifest import RawZone
+    from dataplatform.lake.object_store import open_folder
+
+    land_recordings(RawZone(open_folder(lake.folders.datalake)), coins_categories)
+    lake.insert("global_market", [{"snapshot_at": at("2025-01-02 03:00")}])
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", CliRunner().invoke(app, ["status"]).stdout)
+    listed = shown.split("Lake: ")[0].splitlines()
+    lines = [line.strip() for line in listed if line.strip(" ─")]
+    assert all(re.match(r"asset|(raw|warehouse|analytics)\.", line) for line in lines)
+    assert max(map(len, listed)) <= width
+    (line,) = [line for line in lines if line.startswith("warehouse.global_market")]
+    assert line.endswith("2025-01-02 03:00")
+    assert any(line.endswith("newest fetch (UTC)") for line in lines)
+    assert any("last build" in line for line in lines) == (width >= 100)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,7 @@ def test_an_unreadable_drop_warns(tmp_path: Path, instance: DagsterInstance) -> 
     result = run(tmp_path, instance, [ASSETS["inbox"]])
     (failed,) = [c for c in result.get_asset_check_evaluations() if not c.passed]
     assert failed.check_name == "no_unreadable_files"
+    assert failed.description == "Every dropped file can be read."
     assert "prices.xlsx: unknown type '.xlsx'" in str(failed.metadata["found"].value)
     assert list(folder.iterdir()) == []
 

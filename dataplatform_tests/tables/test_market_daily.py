@@ -46,17 +46,26 @@ def test_totals_shares_and_breadth(spark: "SparkSession") -> None:
         price("bitcoin", 9.0, 600.0),
         price("ethereum", 8.0, 150.0),
         price("capless", 7.0),
-        price("flat", 6.0, 50.0),
+        price("flat", 6.0, 7.5),
+        *(price(f"small{number}", 1.0, 2.5) for number in range(17)),
         price("gone", None),
         price("bitcoin", 1.0, 1e9) | {"vs_currency": "eur"},
     ]
     metrics = [moved("bitcoin", 0.1), moved("ethereum", -0.1), moved("flat", 0.0)]
     metrics += [moved("capless", None), moved("gone", None)]
     (row,) = built(spark, prices, metrics)
-    assert (row["coins"], row["advancers"], row["decliners"]) == (4, 1, 1)
+    assert (row["coins"], row["advancers"], row["decliners"]) == (21, 1, 1)
     assert (row["total_market_cap_usd"], row["volume_24h_usd"]) == (800.0, 80.0)
     assert (row["btc_dominance"], row["eth_dominance"]) == (0.75, 0.1875)
     assert row["breadth"] == pytest.approx(1 / 3)
+
+
+def test_there_is_no_dominance_among_fewer_than_20_caps(spark: "SparkSession") -> None:
+    prices = [price("bitcoin", 9.0, 600.0), price("ethereum", 8.0, 150.0), price("capless", 7.0)]
+    prices += [price(f"small{number}", 1.0, 2.0) for number in range(17)]
+    (row,) = built(spark, prices, [])
+    assert row["total_market_cap_usd"] == 784.0
+    assert (row["btc_dominance"], row["eth_dominance"]) == (None, None)
 
 
 def test_what_is_unknown_is_null(spark: "SparkSession") -> None:

@@ -137,7 +137,7 @@ def test_movers_rank_both_ways_and_drop_what_hardly_trades(lake: SmallLake) -> N
         [
             {**metrics, "coin_id": "up", "return_1d": 0.9},
             {**metrics, "coin_id": "followed", "return_1d": 0.03},
-            {**metrics, "coin_id": "stale", "day": day("2025-01-30"), "return_1d": 0.5},
+            {**metrics, "coin_id": "stale", "day": day("2025-01-27"), "return_1d": 0.5},
         ],
     )
     rows = lake.answer("top_movers_24h")
@@ -145,6 +145,27 @@ def test_movers_rank_both_ways_and_drop_what_hardly_trades(lake: SmallLake) -> N
         (1, 3, "up", 0.125, day("2025-02-01")),
         (2, 2, "followed", 0.03, day("2025-01-31")),
         (3, 1, "down", -0.4, day("2025-02-01")),
+    ]
+
+
+def test_one_coin_that_is_ahead_does_not_empty_the_movers(lake: SmallLake) -> None:
+    lake.insert(
+        "coin_metrics_daily",
+        [
+            {"coin_id": coin, "day": day(on), "price_usd": 1.0, "return_1d": moved}
+            for coin, on, moved in [
+                ("ahead", "2025-01-31", 0.3),
+                ("follows", "2025-01-29", 0.9),
+                ("follows", "2025-01-30", 0.2),
+                ("edge", "2025-01-28", 0.1),
+            ]
+        ],
+    )
+    rows = lake.answer("top_movers_24h")
+    assert columns(rows, "coin_id", "change_24h", "as_of") == [
+        ("ahead", 0.3, day("2025-01-31")),
+        ("follows", 0.2, day("2025-01-30")),
+        ("edge", 0.1, day("2025-01-28")),
     ]
 
 
@@ -337,6 +358,25 @@ def test_correlations_become_a_symmetric_matrix_of_the_newest_day(lake: SmallLak
         ("c", "b", 0.25, 90),
         ("c", "c", 1.0, 90),
     ]
+
+
+def test_a_day_with_few_pairs_yet_does_not_shrink_the_matrix(lake: SmallLake) -> None:
+    pair = {"coin_a": "a", "coin_b": "b", "correlation": 0.5}
+    lake.insert(
+        "correlations",
+        [
+            {**pair, "day": day("2025-01-01"), "coin_b": "x"},
+            {**pair, "day": day("2025-01-01"), "coin_b": "y"},
+            {**pair, "day": day("2025-01-01"), "coin_b": "z"},
+            {**pair, "day": day("2025-01-03")},
+            {**pair, "day": day("2025-01-03"), "coin_b": "c"},
+            {**pair, "day": day("2025-01-04")},
+        ],
+    )
+    rows = lake.answer("correlation_matrix")
+    assert {(row["as_of"], row["coin_b"]) for row in rows} == {
+        (day("2025-01-03"), coin) for coin in "abc"
+    }
 
 
 # ---- category_performance ----
