@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from dataplatform.cli import console
-from dataplatform.cli.console import ATTRIBUTION, Heading, minute, show_lines, user_errors
+from dataplatform.cli.console import ATTRIBUTION, Heading, counted, minute, show_lines, user_errors
 from dataplatform.cli.home import dagster_home, load_settings
 from dataplatform.cli.lake import open_engine, open_lake
 
@@ -113,7 +113,7 @@ def budget_line(settings: "Settings") -> str:
     left = "" if used.remaining is None else f", {used.remaining:,} left"
     blocked = f"; all wait {used.blocked_seconds:.0f} s more" if used.blocked_seconds > 0 else ""
     return (
-        f"CoinGecko API ({settings.tier}): {used.calls_this_month:,} calls this month{left};"
+        f"CoinGecko API ({settings.tier}): {counted(used.calls_this_month, 'call')} this month{left};"
         f" {used.current_per_minute:.3g} a minute allowed now{blocked}."
     )
 

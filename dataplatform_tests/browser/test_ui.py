@@ -77,24 +77,31 @@ def test_lineage_of_a_view_leads_back_to_raw_files(dev: DagsterDev, page: Page) 
     shoot(page, "asset-graph")
 
 
-def test_view_page_shows_columns_and_a_plot(dev: DagsterDev, page: Page) -> None:
-    page.goto(f"{dev.url}/assets/analytics/market_dominance", wait_until="domcontentloaded")
-    page.get_by_text("bitcoin's share of the capitalisation").first.wait_for()
-    shoot(page, "asset-page")
+def look_at_the_plot(page: Page) -> None:
+    """Open the plot in the metadata of an asset's page."""
     row = page.locator("tr", has=page.get_by_text("plot", exact=True))
     row.get_by_text("Show Markdown").click()
     image = page.locator("img[src^='data:image/png']").first
     image.wait_for()
     assert image.evaluate("picture => picture.naturalWidth") > 300
     page.wait_for_timeout(1000)
+
+
+def test_view_page_shows_columns_and_a_plot(dev: DagsterDev, page: Page) -> None:
+    page.goto(f"{dev.url}/assets/analytics/volatility_ranking", wait_until="domcontentloaded")
+    page.get_by_text("1: swings most").first.wait_for()
+    shoot(page, "asset-page")
+    look_at_the_plot(page)
     shoot(page, "asset-plot")
 
 
-def test_table_page_shows_its_schema_and_checks(dev: DagsterDev, page: Page) -> None:
+def test_table_page_shows_its_schema_checks_and_a_plot(dev: DagsterDev, page: Page) -> None:
     page.goto(f"{dev.url}/assets/warehouse/daily_prices", wait_until="domcontentloaded")
     page.get_by_text("price").first.wait_for()
     page.get_by_text("Latest check results").first.wait_for()
     shoot(page, "table-page")
+    look_at_the_plot(page)
+    shoot(page, "table-plot")
 
 
 def test_a_dropped_file_reaches_the_views(dev: DagsterDev) -> None:
