@@ -256,6 +256,8 @@ def _is_behind(lake: LakeResource, catalog: "Catalog", name: str) -> bool:
     spec = all_specs()[name]
     table = load_table(catalog, name)
     state = published_state(table) if table else TableState()
+    if table and table.current_snapshot() and state.version != spec.version:
+        return True
     pairs = {(all_endpoints()[e].source, e) for e in spec.endpoints}
     if pairs and lake.raw_zone.arrivals(state.cursor, pairs, limit=1):
         return True

@@ -18,9 +18,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
-    AssetSelection,
     AssetSpec,
-    AutomationCondition,
     Failure,
     FreshnessPolicy,
     MaterializeResult,
@@ -35,6 +33,7 @@ from dagster import (
 from dataplatform.assets.lineage import lineage_metadata
 from dataplatform.assets.plots import markdown_table, plot_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY, raw_key
+from dataplatform.assets.refresh import refresh
 from dataplatform.lake.plot import TablePlot
 from dataplatform.lake.spec import NAMESPACE, Column, TableSpec
 from dataplatform.raw import all_endpoints
@@ -257,7 +256,8 @@ def _asset_spec(spec: TableSpec) -> AssetSpec:
         group_name=GROUP,
         kinds={"iceberg", "spark"},
         owners=list(OWNERS),
-        automation_condition=_due(),
+        automation_condition=refresh(),
+        code_version=str(spec.version),
         freshness_policy=FreshnessPolicy.time_window(stale * 2, stale),
         metadata={
             "dagster/column_schema": _schema(spec),
@@ -268,24 +268,6 @@ def _asset_spec(spec: TableSpec) -> AssetSpec:
             "attribution": "Data provided by CoinGecko",
         },
     )
-
-
-def _due() -> AutomationCondition:
-    """Return when a table is due: an input was updated since it was last asked for.
-
-    `since_last_handled` makes it an edge: a table whose audit fails waits for new input.
-    """
-    due = AutomationCondition.newly_missing() | AutomationCondition.any_deps_updated()
-    # An unpartitioned table would wait for ever: some day of the history is always missing.
-    partitioned = AssetSelection.assets(
-        *(raw_key(e) for e in all_endpoints().values() if e.every == "partition")
-    )
-    return (
-        due.since_last_handled()
-        & ~AutomationCondition.any_deps_missing().ignore(partitioned)
-        & ~AutomationCondition.any_deps_in_progress()
-        & ~AutomationCondition.in_progress()
-    ).with_label("table_refresh")
 
 
 def _schema(spec: TableSpec) -> TableSchema:

@@ -13,7 +13,6 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
-    AutomationCondition,
     Failure,
     FreshnessPolicy,
     MaterializeResult,
@@ -27,6 +26,7 @@ from dagster import (
 from dataplatform.assets.lineage import lineage_metadata, relation_key
 from dataplatform.assets.plots import plot_metadata, preview_markdown
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY
+from dataplatform.assets.refresh import refresh
 from dataplatform.lake.spec import NAMESPACE
 from dataplatform.lake.view_engine import Answer, ViewEngine, drift, verify
 from dataplatform.lake.views import VIEW_SCHEMA, ViewError, ViewSpec
@@ -54,26 +54,6 @@ def build_view_assets(
     """
     declared = all_views() if views is None else views
     return [_view_asset(view, declared, engine_kind) for view in declared.values()]
-
-
-def refresh() -> AutomationCondition:
-    """Return when a view is due: it is new, its SQL changed, or what it reads was updated.
-
-    `since_last_handled` makes it an edge: a view that fails waits for the next change rather than
-    being asked for at every tick.
-    """
-    due = (
-        AutomationCondition.newly_missing()
-        | AutomationCondition.code_version_changed()
-        | AutomationCondition.any_deps_updated()
-    )
-    return (
-        # Dagster types `self` as a condition on assets and checks at once; no factory gives one.
-        due.since_last_handled()  # ty: ignore[invalid-argument-type]
-        & ~AutomationCondition.any_deps_missing()
-        & ~AutomationCondition.any_deps_in_progress()
-        & ~AutomationCondition.in_progress()
-    ).with_label("view_refresh")
 
 
 def _view_asset(

@@ -196,6 +196,7 @@ class Builder:
             newest=newest,
             rows=plan.rows + change.inserted - change.deleted if counted else None,
             held=_held(plan, change),
+            version=plan.spec.version,
             changed=change.days,
         )
 
@@ -239,7 +240,9 @@ class Builder:
         on = F.expr(" AND ".join(f"s.`{key}` <=> t.`{key}`" for key in plan.spec.keys))
         removes = plan.replaced is not None or plan.rebuild
         joined = source.join(target, on, "full" if removes else "left")
-        operation = F.expr(_operation(plan.spec, removes))
+        # Rows of another transformation have no say against this one's.
+        wins = None if plan.rebuild else plan.spec.replaces
+        operation = F.expr(_operation(plan.spec, removes, wins))
         kept = [
             F.coalesce(f"s.{c.name}", f"t.{c.name}").alias(c.name)
             if c.name in plan.spec.keys
@@ -423,7 +426,7 @@ def _counts(spec: TableSpec) -> list[Any]:
     ]
 
 
-def _operation(spec: TableSpec, removes: bool) -> str:
+def _operation(spec: TableSpec, removes: bool, wins: str | None) -> str:
     """SQL that gives the operation of a joined row.
 
     Lineage is not compared: the same figures fetched again are no change.
@@ -436,8 +439,8 @@ def _operation(spec: TableSpec, removes: bool) -> str:
     # Keys are never null, so a null key says which side is missing.
     key = spec.keys[0]
     differs = " OR ".join(f"NOT (s.`{n}` <=> t.`{n}`)" for n in compared) or "false"
-    if spec.replaces is not None:
-        differs = f"({differs}) AND ({spec.replaces})"
+    if wins is not None:
+        differs = f"({differs}) AND ({wins})"
     removed = f"WHEN s.`{key}` IS NULL THEN 'D'" if removes else ""
     return f"CASE {removed} WHEN t.`{key}` IS NULL THEN 'I' WHEN {differs} THEN 'U' END"
 

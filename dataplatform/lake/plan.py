@@ -82,12 +82,12 @@ class Lake:
         pairs = {(self.endpoints[e].source, e) for e in spec.endpoints}
         arrivals = self.zone.arrivals(state.cursor, pairs) if pairs else []
         manifests = [self._manifest(arrival) for arrival in arrivals]
-        rebuild = False
-        if spec.in_order and state.newest and any(m.fetched_at <= state.newest for m in manifests):
-            rebuild = True
+        outdated = head is not None and state.version != spec.version
+        rebuild = outdated or _come_late(spec, state, manifests)
+        if rebuild and pairs:
             arrivals = self.zone.arrivals(Cursor(), pairs)
             manifests = [self._manifest(arrival) for arrival in arrivals]
-        upstream, changed = self._upstream(spec, state)
+        upstream, changed = self._upstream(spec, {} if outdated else state.upstream)
         base = head.snapshot_id if head else None
         rows = live_rows(head) if head else 0
         return Plan(
@@ -101,7 +101,7 @@ class Lake:
         return manifest
 
     def _upstream(
-        self, spec: TableSpec, state: TableState
+        self, spec: TableSpec, seen: Mapping[str, int]
     ) -> tuple[dict[str, int], dict[str, tuple[str, str]]]:
         snapshots, changed = {}, {}
         for name in spec.upstream:
@@ -111,8 +111,14 @@ class Lake:
                 changed[name] = NO_DAYS
                 continue
             snapshots[name] = head.snapshot_id
-            changed[name] = changed_since(table, state.upstream.get(name))
+            changed[name] = changed_since(table, seen.get(name))
         return snapshots, changed
+
+
+def _come_late(spec: TableSpec, state: TableState, manifests: list[Manifest]) -> bool:
+    """Whether a listing was fetched before one that the table has applied."""
+    newest = state.newest if spec.in_order else None
+    return newest is not None and any(manifest.fetched_at <= newest for manifest in manifests)
 
 
 @dataclass

@@ -118,6 +118,8 @@ class TableSpec:
             it no longer gives are removed, be they all of a day. None: no row is ever removed.
         in_order: listings must be applied in the order they were fetched; one that arrives late
             makes the table build anew from all raw files.
+        version: raised when the transformation gives other rows of the same inputs: the table is then
+            built anew from all of them.
         plot: what is drawn of the table for its page; None where no picture says anything.
         freshness_hours: how old the newest build may be before the table counts as stale.
     """
@@ -136,6 +138,7 @@ class TableSpec:
     replaces: str | None = None
     replace_days: int | None = None
     in_order: bool = False
+    version: int = 1
     plot: TablePlot | None = None
     freshness_hours: float = 26.0
 

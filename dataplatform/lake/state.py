@@ -30,6 +30,7 @@ class TableState(BaseModel):
         rows: live rows after this snapshot; None, as many as its files hold.
         changed: first and last day that this snapshot changed; None, nothing.
         held: the blocking checks, by fingerprint, that all rows have passed.
+        version: that of the transformation which made the rows.
         covers: the snapshot of the MERGE whose state this is, where it could not carry its own.
     """
 
@@ -42,6 +43,7 @@ class TableState(BaseModel):
     changed: tuple[str, str] | None = None
     covers: int | None = None
     held: frozenset[str] = frozenset()
+    version: int = 1
 
     @property
     def summary(self) -> dict[str, str]:

@@ -209,6 +209,39 @@ def test_a_merge_and_its_state_are_one_snapshot_to_go_back_to(lake: TinyLake) ->
     assert snapshot_state(head) is not None
 
 
+def test_a_table_of_another_version_is_built_anew(lake: TinyLake) -> None:
+    lake.land("2025-01-03T10:00:00", [quote("a", "2025-01-01", 1), quote("b", "2025-02-01", 1)])
+    lake.build()
+    lake.build(changed(PRICES, checks=()))
+    doubled = changed(
+        PRICES,
+        version=2,
+        replaces="s.price < t.price",
+        transform=lambda i: (
+            PRICES.transform(i)
+            .selectExpr(
+                *("coin", "day", "price * 2 AS price", "trades", "origin", "fetched_at", "raw_key")
+            )
+            .where("coin <> 'b'")
+        ),
+    )
+    derived = reading(lambda inputs: inputs.table("prices"))
+    prices, copies = lake.build(doubled, derived)
+    assert (prices.inserted, prices.updated, prices.deleted) == (0, 1, 1)
+    assert lake.rows() == lake.rows("derived") == [("a", "2025-01-01", 2.0)]
+    assert copies.rows == 1
+    assert {r.status for r in lake.build(doubled, derived)} == {"unchanged"}
+    tripled = changed(
+        derived,
+        version=2,
+        transform=lambda inputs: inputs.sql(
+            "SELECT coin, day, price * 3 AS price, trades, origin, fetched_at, raw_key FROM {prices}"
+        ),
+    )
+    lake.build(doubled, tripled)
+    assert lake.rows("derived") == [("a", "2025-01-01", 6.0)]
+
+
 def test_partitions_of_two_layouts_are_told_apart(lake: TinyLake) -> None:
     lake.land("2025-01-03T10:00:00", [quote("a", "2025-01-01", 1)])
     lake.build()

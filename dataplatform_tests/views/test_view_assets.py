@@ -277,7 +277,7 @@ def test_the_condition_is_labelled() -> None:
     (asset, *_) = build_view_assets(VIEWS)
     (spec,) = asset.specs
     assert isinstance(spec.automation_condition, AutomationCondition)
-    assert spec.automation_condition.get_label() == "view_refresh"
+    assert spec.automation_condition.get_label() == "refresh"
 
 
 def test_a_relative_home_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
