@@ -108,7 +108,9 @@ def sample(
             f"{day_column} >= '{days[0]}{start}' and {day_column} <= '{days[1]}{end}'"
         )
     rows = scan.to_arrow().to_pylist()
-    return [{name: str(value) for name, value in row.items()} for row in rows]
+    return [
+        {name: "" if value is None else str(value) for name, value in row.items()} for row in rows
+    ]
 
 
 def partitioning(table: Table) -> str:

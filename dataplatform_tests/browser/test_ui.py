@@ -90,7 +90,6 @@ def look_at_the_plot(page: Page) -> None:
 def test_view_page_shows_columns_and_a_plot(dev: DagsterDev, page: Page) -> None:
     page.goto(f"{dev.url}/assets/analytics/volatility_ranking", wait_until="domcontentloaded")
     page.get_by_text("1: swings most").first.wait_for()
-    shoot(page, "asset-page")
     look_at_the_plot(page)
     shoot(page, "asset-plot")
 
@@ -99,7 +98,6 @@ def test_table_page_shows_its_schema_checks_and_a_plot(dev: DagsterDev, page: Pa
     page.goto(f"{dev.url}/assets/warehouse/daily_prices", wait_until="domcontentloaded")
     page.get_by_text("price").first.wait_for()
     page.get_by_text("Latest check results").first.wait_for()
-    shoot(page, "table-page")
     look_at_the_plot(page)
     shoot(page, "table-plot")
 
