@@ -71,19 +71,27 @@ def _violations(rows: "DataFrame", spec: TableSpec, columns: tuple[str, ...]) ->
 
 def check_result(check: Check, violations: int, rows: "DataFrame") -> CheckResult:
     """Return the result, with some of the rows or groups that break the rule."""
-    from pyspark.sql import functions as F
-
-    broken = rows.where(check.violated) if check.per is None else None
-    if broken is None:
-        groups = rows.groupBy(*check.per or ()).agg(F.expr(check.violated).alias("_broken"))
-        broken = groups.where("_broken").drop("_broken")
-    # As text: a value that breaks a rule may be one that Python can't hold, such as the year 33658.
-    shown = broken.select(*[F.col(f"`{name}`").cast("string") for name in broken.columns])
-    sample = shown.limit(SAMPLE).collect() if violations else []
     return CheckResult(
         name=check.name,
         description=check.description,
         blocking=check.blocking,
         violations=violations,
-        sample=[{k: str(v) for k, v in row.asDict().items()} for row in sample],
+        sample=_sample(check, rows) if violations else [],
     )
+
+
+def _sample(check: Check, rows: "DataFrame") -> list[dict[str, Any]]:
+    """Return some of the rows or groups that break the rule, as text.
+
+    As text from Spark on: such a value may be one that Python can't hold, such as the year 33658.
+    """
+    from pyspark.sql import functions as F
+
+    if check.per is None:
+        broken = rows.where(check.violated)
+    else:
+        groups = rows.groupBy(*check.per).agg(F.expr(check.violated).alias("_broken"))
+        broken = groups.where("_broken").drop("_broken")
+    shown = broken.select(*[F.col(f"`{name}`").cast("string") for name in broken.columns])
+    found = shown.limit(SAMPLE).collect()
+    return [{name: str(value) for name, value in row.asDict().items()} for row in found]
