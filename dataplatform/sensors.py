@@ -32,11 +32,10 @@ from pydantic import BaseModel, ConfigDict
 
 from dataplatform.assets.maintenance import JOB as MAINTENANCE_JOB
 from dataplatform.assets.raw import raw_key
-from dataplatform.assets.tables import table_key
+from dataplatform.assets.tables import build_target, table_key
 from dataplatform.lake.manifest import Arrival, Cursor, Origin, advance
 from dataplatform.lake.object_store import StoredObject
 from dataplatform.profiles import ORIGIN_TAG
-from dataplatform.raw import all_endpoints
 from dataplatform.raw.inbox import INBOX, inbox, waiting
 from dataplatform.resources.lake import LakeResource
 from dataplatform.tables import all_specs
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
         UnresolvedAssetJobDefinition as AssetJob,
     )
-    from pyiceberg.catalog import Catalog
 
 MOST: Final = 200
 """Manifests a tick looks at: 200 heads take 20 ms in a folder, 2 s on a slow S3; a tick has 60."""
@@ -244,22 +242,5 @@ def _readers(endpoints: set[str]) -> list[str]:
 
 def _behind(lake: LakeResource, names: Iterable[str]) -> list[str]:
     """Return the tables that have not read all of their inputs."""
-    catalog = lake.catalog()
-    return [name for name in names if _is_behind(lake, catalog, name)]
-
-
-def _is_behind(lake: LakeResource, catalog: "Catalog", name: str) -> bool:
-    """Whether a committed slot or an upstream change is unread by the table: one is enough."""
-    from dataplatform.lake.schema import load_table
-    from dataplatform.lake.state import NO_DAYS, TableState, changed_since, published_state
-
-    spec = all_specs()[name]
-    table = load_table(catalog, name)
-    state = published_state(table) if table else TableState()
-    if table and table.current_snapshot() and state.version != spec.version:
-        return True
-    pairs = {(all_endpoints()[e].source, e) for e in spec.endpoints}
-    if pairs and lake.raw_zone.arrivals(state.cursor, pairs, limit=1):
-        return True
-    upstream = ((one, load_table(catalog, one)) for one in spec.upstream)
-    return any(t and changed_since(t, state.upstream.get(n)) != NO_DAYS for n, t in upstream)
+    target = build_target(lake)
+    return [name for name in names if target.is_behind(all_specs()[name])]

@@ -9,7 +9,7 @@ a JVM that died can't be had back in it, by the daemon in a new one.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dagster import (
     AssetCheckResult,
@@ -31,7 +31,7 @@ from dagster import (
 )
 
 from dataplatform.assets.lineage import lineage_metadata
-from dataplatform.assets.plots import markdown_table, plot_metadata
+from dataplatform.assets.plots import ATTRIBUTION, markdown_table, plot_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY, raw_key
 from dataplatform.assets.refresh import refresh
 from dataplatform.lake.plot import TablePlot
@@ -40,6 +40,9 @@ from dataplatform.raw import all_endpoints
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource
 from dataplatform.tables import all_specs
+
+if TYPE_CHECKING:
+    from dataplatform.lake.plan import Lake
 
 GROUP: Final = "tables"
 POOL: Final = "lake_writer"
@@ -77,6 +80,13 @@ def build_table_assets(specs: Mapping[str, TableSpec] | None = None) -> AssetsDe
     return _tables
 
 
+def build_target(lake: LakeResource) -> "Lake":
+    """Return what tables are built in: the run's lake with every declared endpoint."""
+    from dataplatform.lake.plan import Lake
+
+    return Lake(lake.raw_zone, lake.catalog(), all_endpoints(), lake.lake_origin)
+
+
 def _build(
     context: AssetExecutionContext,
     lake: LakeResource,
@@ -85,10 +95,9 @@ def _build(
     selected: set[str],
 ) -> Iterator[MaterializeResult | AssetCheckResult]:
     from dataplatform.lake.build import Builder
-    from dataplatform.lake.plan import Lake
 
     try:
-        target = Lake(lake.raw_zone, lake.catalog(), all_endpoints(), lake.lake_origin)
+        target = build_target(lake)
         builder = Builder(target, declared, lambda: spark.session(lake))
         with lake.writer_lock(context.run.run_id):
             for result in builder.build(selected):
@@ -265,7 +274,7 @@ def _asset_spec(spec: TableSpec) -> AssetSpec:
             "keys": ", ".join(spec.keys),
             "partitioning": ", ".join(spec.partitioning) or "none",
             "sort_order": ", ".join(spec.sort_order) or "none",
-            "attribution": "Data provided by CoinGecko",
+            "attribution": ATTRIBUTION,
         },
     )
 

@@ -7,6 +7,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from pyiceberg.catalog import Catalog
+from pyiceberg.table.snapshots import Snapshot
 
 from dataplatform.lake.endpoint import Endpoint
 from dataplatform.lake.inspect import live_rows
@@ -76,13 +77,10 @@ class Lake:
     def plan(self, spec: TableSpec) -> Plan:
         """Compare the table's state with its inputs; reads metadata only."""
         listed_at = datetime.now(UTC)
-        table = load_table(self.catalog, spec.name)
-        head = table.current_snapshot() if table else None
-        state = published_state(table) if table else TableState()
-        pairs = {(self.endpoints[e].source, e) for e in spec.endpoints}
+        head, state, outdated = self._known(spec)
+        pairs = self._pairs(spec)
         arrivals = self.zone.arrivals(state.cursor, pairs) if pairs else []
         manifests = [self._manifest(arrival) for arrival in arrivals]
-        outdated = head is not None and state.version != spec.version
         rebuild = outdated or _come_late(spec, state, manifests)
         if rebuild and pairs:
             arrivals = self.zone.arrivals(Cursor(), pairs)
@@ -93,6 +91,25 @@ class Lake:
         return Plan(
             spec, base, state, listed_at, rows, arrivals, manifests, upstream, changed, rebuild
         )
+
+    def is_behind(self, spec: TableSpec) -> bool:
+        """Whether a plan of the table would have something to do; one unread slot is enough."""
+        _, state, outdated = self._known(spec)
+        pairs = self._pairs(spec)
+        if outdated or (pairs and self.zone.arrivals(state.cursor, pairs, limit=1)):
+            return True
+        _, changed = self._upstream(spec, state.upstream)
+        return any(days != NO_DAYS for days in changed.values())
+
+    def _known(self, spec: TableSpec) -> tuple[Snapshot | None, TableState, bool]:
+        """Return the published snapshot, its state, and whether another version made its rows."""
+        table = load_table(self.catalog, spec.name)
+        head = table.current_snapshot() if table else None
+        state = published_state(table) if table else TableState()
+        return head, state, head is not None and state.version != spec.version
+
+    def _pairs(self, spec: TableSpec) -> set[tuple[str, str]]:
+        return {(self.endpoints[name].source, name) for name in spec.endpoints}
 
     def _manifest(self, arrival: Arrival) -> Manifest:
         manifest = self.zone.manifest(arrival.slot)
