@@ -5,6 +5,7 @@ from typing import Any
 
 from dagster import AssetKey, MetadataValue, TableColumnDep, TableColumnLineage
 
+from dataplatform.assets.plots import markdown_lines
 from dataplatform.lake.views import Relation
 
 
@@ -18,10 +19,10 @@ def lineage_metadata(sources: Mapping[str, tuple[tuple[Relation, str], ...]]) ->
 
     The open-source UI (1.13) stores column lineage and does not show it.
     """
-    listed = "\n".join(
-        f"| {column} | {', '.join(f'{relation}.{name}' for relation, name in origins)} |"
+    listed = [
+        (column, ", ".join(f"{relation}.{name}" for relation, name in origins))
         for column, origins in sources.items()
-    )
+    ]
     return {
         "dagster/column_lineage": TableColumnLineage(
             {
@@ -29,5 +30,5 @@ def lineage_metadata(sources: Mapping[str, tuple[tuple[Relation, str], ...]]) ->
                 for column, origins in sources.items()
             }
         ),
-        "columns_from": MetadataValue.md(f"| column | comes from |\n| --- | --- |\n{listed}"),
+        "columns_from": MetadataValue.md(markdown_lines(["column", "comes from"], listed)),
     }

@@ -221,8 +221,12 @@ def preview_markdown(rows: "pa.Table", limit: int = 10) -> str:
 
 def markdown_table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows of values as a Markdown table."""
-    lines = [[cell(name) for name in names], ["---"] * len(names)]
-    lines += [[cell(value) for value in row] for row in rows]
+    return markdown_lines([cell(name) for name in names], [[cell(v) for v in row] for row in rows])
+
+
+def markdown_lines(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of text, whole and as they are, as a Markdown table."""
+    lines = [names, ["---"] * len(names), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

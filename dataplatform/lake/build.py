@@ -95,7 +95,7 @@ class Change:
     @property
     def is_empty(self) -> bool:
         """Whether nothing changes."""
-        return self.inserted == 0 and not (self.updated or self.deleted)
+        return self.inserted == 0 and self.only_inserts
 
     @property
     def only_inserts(self) -> bool:
@@ -265,8 +265,7 @@ class Builder:
             return published
         if plan.replaced is not None:
             # Not the days of `rows`: a day that has none any more would keep its old ones.
-            days = (F.lit(day).cast("date") for day in plan.replaced)
-            return published.where(F.col(column).cast("date").between(*days))
+            return _of_days(published, column, plan.replaced)
         # As text: Python takes time stamps as local ones, and an hour of autumn comes twice.
         ends = (end(column).cast("string") for end in (F.min, F.max))
         first, last = rows.agg(*ends).collect()[0]
@@ -372,14 +371,11 @@ class Builder:
             raise AuditFailedError(result) from error
 
     def _audited_rows(self, spec: TableSpec, days: tuple[str, str] | None) -> "DataFrame":
-        from pyspark.sql import functions as F
-
         rows = version_of(self.spark, spec.name, AUDIT_BRANCH)
         if spec.day_column is None or days in (None, ALL_DAYS):
             return rows
         assert days is not None  # noqa: S101  excluded above
-        first, last = (F.lit(day).cast("date") for day in days)
-        return rows.where(F.col(spec.day_column).cast("date").between(first, last))
+        return _of_days(rows, spec.day_column, days)
 
     def _publish(self, plan: Plan, head: int) -> Table:
         """Move `main` to the audited snapshot, if nobody moved it meanwhile; returns the table."""
@@ -394,6 +390,13 @@ class Builder:
             snapshots.set_current_snapshot(snapshot_id=head)
             snapshots.remove_branch(AUDIT_BRANCH)
         return table
+
+
+def _of_days(rows: "DataFrame", column: str, days: tuple[str, str]) -> "DataFrame":
+    from pyspark.sql import functions as F
+
+    first, last = (F.lit(day).cast("date") for day in days)
+    return rows.where(F.col(column).cast("date").between(first, last))
 
 
 def _held(plan: Plan, change: Change) -> frozenset[str]:

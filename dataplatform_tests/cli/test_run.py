@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +35,7 @@ from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
 from dataplatform.raw.coingecko.exchanges import endpoint as exchanges
 from dataplatform.raw.coingecko.ohlc import endpoint as ohlc
 from dataplatform.resources.coingecko import CoinGeckoResource, Reachability
+from dataplatform_tests.cli.test_terminal import DP
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 
 NOWHERE = "http://127.0.0.1:9"
@@ -304,7 +304,6 @@ def history_asked_for(server: CoinGeckoServer) -> list[float]:
 @pytest.mark.slow
 def test_a_new_live_lake_gets_ninety_days_of_history_and_an_old_one_a_day(home: Path) -> None:
     # Processes of their own: definitions take the API's address when they are loaded.
-    program = [sys.executable, "-W", "ignore", "-c", "from dataplatform.cli import app; app()"]
     select = ["run", "--origin", "live", "--select", 'key:"raw/market_chart"']
     chosen = f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%d}"
     with CoinGeckoServer() as server:
@@ -313,7 +312,7 @@ def test_a_new_live_lake_gets_ninety_days_of_history_and_an_old_one_a_day(home: 
         env |= {"DATAPLATFORM_COINS": "bitcoin", "DATAPLATFORM_HOME": str(home)}
         for days in ([], ["--partition", chosen], []):
             done = subprocess.run(
-                [*program, *select, *days],
+                [*DP, *select, *days],
                 check=False,
                 capture_output=True,
                 text=True,
