@@ -5,7 +5,7 @@ Built on `obstore`; this module only adds the few verbs that the lake needs, wit
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,25 @@ class StoredObject:
     key: str
     etag: str
     size: int
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How an S3 store is reached; any will do, MinIO is what the platform brings.
+
+    Args:
+        endpoint: such as `http://127.0.0.1:9000`.
+        region: what the store calls its region; MinIO takes any.
+        access_key: the key's id.
+        secret_key: the key.
+        path_style: the bucket stands in the path rather than in the host name.
+    """
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    region: str = "us-east-1"
+    path_style: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,3 +121,8 @@ def open_folder(path: Path) -> ObjectStore:
     path.mkdir(parents=True, exist_ok=True)
     # Not `Path.as_uri()`: engines take what follows `file://` as it stands, `%20` and all.
     return ObjectStore(LocalStore(path.resolve()), f"file://{path.resolve()}")
+
+
+def open_bucket(access: S3Access, bucket: str) -> ObjectStore:
+    """Open a bucket of an S3 store."""
+    raise NotImplementedError
