@@ -14,6 +14,7 @@ from dataplatform.lake.manifest import Origin
 
 Profile = Literal["local", "stack", "cluster"]
 Tier = Literal["keyless", "demo", "pro"]
+VaultAuth = Literal["token", "approle", "kubernetes", "userpass"]
 
 ORIGIN_TAG: Final = "dataplatform/origin"
 """The run tag that says which lake a run works on."""
@@ -48,6 +49,12 @@ class Settings(BaseSettings):
             may stand in it.
         coingecko_calls_per_minute: the budget; unset, the tier's default.
         spark_memory: heap of the Spark driver in the local profile.
+        vault_addr: Vault's address.
+        vault_auth: token, approle, kubernetes or userpass.
+        vault_role_id: AppRole's role id, the Kubernetes role or the user's name.
+        vault_credential_file: holds the secret id, the password, the token or the JWT; mode 0600.
+        vault_rotation_credential_file: the same for the role `rotation`, which rotates the others.
+        vault_ca_file: the certificate authority of Vault's TLS.
     """
 
     model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore")
@@ -63,6 +70,12 @@ class Settings(BaseSettings):
     coingecko_base_url: Annotated[str | None, Field(repr=False)] = None
     coingecko_calls_per_minute: Annotated[float, Field(gt=0)] | None = None
     spark_memory: str = "1g"
+    vault_addr: str | None = None
+    vault_auth: VaultAuth = "approle"
+    vault_role_id: str | None = None
+    vault_credential_file: Path | None = None
+    vault_rotation_credential_file: Path | None = None
+    vault_ca_file: Path | None = None
 
     @field_validator("coins", mode="before")
     @classmethod
