@@ -65,6 +65,7 @@ class Settings(BaseSettings):
         vault_auth: how to log in to it.
         vault_role_id: the AppRole, the Kubernetes role or the user name to log in as.
         vault_credential_file: the file with the secret id, the token, the JWT or the password.
+        vault_rotation_credential_file: the same for the role `rotation`, which changes the others'.
         vault_ca_file: the authority that signed Vault's certificate; unset, the system's.
 
     On the profile stack, what is unset from `s3_endpoint` on is what `dp stack up` started.
@@ -92,6 +93,7 @@ class Settings(BaseSettings):
     vault_auth: VaultAuth = "approle"
     vault_role_id: str | None = None
     vault_credential_file: Path | None = None
+    vault_rotation_credential_file: Path | None = None
     vault_ca_file: Path | None = None
 
     @classmethod
