@@ -24,6 +24,10 @@ LOCK_SECONDS: Final = 3600.0
 """How long a writer waits for the one before it."""
 
 
+class NotConfiguredError(RuntimeError):
+    """A server that the profile needs has no address."""
+
+
 class LakePlace(ABC):
     """One lake. Nothing is read or made before it is asked for."""
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from dataplatform.lake.object_store import S3Access
-from dataplatform.lake.place import LakeServers, ServerLake
+from dataplatform.lake.place import LakeServers, NotConfiguredError, ServerLake
 
 if TYPE_CHECKING:
     from dataplatform.lake.secrets import SecretStore
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 TRINO_CATALOGS: Final = {"live": "lake", "recorded": "recorded"}
 """Trino's catalog of each origin; both have the schemas `warehouse` and `analytics`."""
-
-
-class NotConfiguredError(RuntimeError):
-    """A server that this profile needs has no address."""
 
 
 def required(settings: "Settings", name: str) -> str:
