@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from dataplatform.lake.export import FileFormat
-    from dataplatform.lake.query import EmbeddedEngine, QueryResult
+    from dataplatform.lake.query import EmbeddedEngine
+    from dataplatform.lake.query_engine import QueryResult
     from dataplatform.lake.views import Relation
 
 DEFAULT_ROWS: Final = 100

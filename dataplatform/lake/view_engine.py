@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dataplatform.lake.views import ViewSpec
 
 if TYPE_CHECKING:
-    from dataplatform.lake.query import QueryResult
+    from dataplatform.lake.query_engine import QueryResult
 
 
 class ViewEngine(Protocol):
