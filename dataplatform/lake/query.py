@@ -30,17 +30,17 @@ from dataplatform.lake.dialect import (
     version_literal,
 )
 from dataplatform.lake.manifest import Origin
-from dataplatform.lake.query_engine import QueryEngine, ResultStream, snapshot_at
+from dataplatform.lake.place import LocalLake
 from dataplatform.lake.spec import NAMESPACE
+from dataplatform.lake.sql_engine import ResultStream, SqlEngine, snapshot_at
 from dataplatform.lake.view_sql import DIALECT, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
-from dataplatform.profiles import LocalLake
 
 _EXTENSIONS: Final = ("avro", "iceberg")
 _BATCH_ROWS: Final = 10_000
 
 
-class EmbeddedEngine(QueryEngine):
+class EmbeddedEngine(SqlEngine):
     """DuckDB over an embedded lake.
 
     Views are files `<name>.sql` in the lake's folder `views`, Trino SQL as it is in the repository.
@@ -60,6 +60,11 @@ class EmbeddedEngine(QueryEngine):
         self._lake = lake
         self._registered: dict[Relation, str] = {}
         self._columns: dict[Relation, dict[str, str]] = {}
+
+    @property
+    def title(self) -> str:
+        """DuckDB, with its version."""
+        return f"DuckDB {duckdb.__version__}"
 
     @property
     def origin(self) -> Origin:

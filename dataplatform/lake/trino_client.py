@@ -5,7 +5,7 @@ Built on Trino's DBAPI client; without Dagster. What the client raises leaves he
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from trino.auth import Authentication
 from trino.dbapi import Connection, Cursor
 from urllib3 import Retry
 
-from dataplatform.lake.query_engine import QueryResult, ResultStream
+from dataplatform.lake.sql_engine import QueryResult, ResultStream
 from dataplatform.lake.trino_errors import RETRYABLE, understood
 from dataplatform.lake.trino_types import arrow_type, spoken, to_arrow
 
@@ -31,7 +31,21 @@ _CONNECT_SECONDS: Final = 10.0
 _REPORT_EVERY: Final = 10_000
 """Milliseconds of a statement's run between two reports of its progress."""
 
-Authenticate = Callable[[], Authentication | None]
+
+@dataclass(frozen=True)
+class Login:
+    """How to sign in.
+
+    Args:
+        authentication: what holds the password or token; None where Trino asks for none.
+        user: as whom; None, the server's own.
+    """
+
+    authentication: Authentication | None = field(default=None, repr=False)
+    user: str | None = None
+
+
+Authenticate = Callable[[], Login]
 
 
 @dataclass(frozen=True)
@@ -108,10 +122,6 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _nobody() -> None:
-    return None
-
-
 def _silence(progress: Progress) -> None:
     del progress
 
@@ -127,7 +137,7 @@ class TrinoClient:
     """
 
     server: TrinoServer
-    authenticate: Authenticate = field(default=_nobody, repr=False)
+    authenticate: Authenticate = field(default=Login, repr=False)
     report: Callable[[Progress], None] = field(default=_silence, repr=False)
 
     @cached_property
@@ -155,14 +165,15 @@ class TrinoClient:
 
     @cached_property
     def _connection(self) -> Connection:
+        login = self.authenticate()
         with _trino_errors(self.where):
             return Connection(
                 self.server.url,
-                user=self.server.user,
+                user=login.user or self.server.user,
                 source=self.server.source,
                 catalog=self.server.catalog,
                 session_properties={"query_max_run_time": f"{self.server.query_seconds:g}s"},
-                auth=self.authenticate(),
+                auth=login.authentication,
                 max_attempts=1,
                 request_timeout=(_CONNECT_SECONDS, self.server.request_seconds),
                 http_session=self._session,
@@ -248,14 +259,14 @@ class TrinoClient:
         if "_session" in self.__dict__:
             self._session.close()
 
-    def ping(self) -> str:
-        """Return Trino's version.
+    @cached_property
+    def version(self) -> str:
+        """Trino's version; asking for it shows whether Trino answers.
 
         Raises:
-            QueryError: it does not answer; the message says why.
+            QueryError: it does not; the message says why.
         """
-        with closing(self.stream("SELECT node_version FROM system.runtime.nodes").reader) as reader:
-            return str(reader.read_all().column(0)[0].as_py())
+        return str(self.query("SELECT node_version FROM system.runtime.nodes").rows[0][0])
 
 
 @contextmanager

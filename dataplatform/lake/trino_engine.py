@@ -5,8 +5,8 @@ a name as it was written, and would not find it under another.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pyiceberg.catalog import Catalog
@@ -15,15 +15,13 @@ from sqlglot.errors import SqlglotError
 
 from dataplatform.lake.dialect import QueryError, parse_query, readable, version_literal
 from dataplatform.lake.manifest import Origin
-from dataplatform.lake.query_engine import QueryEngine, ResultStream, snapshot_at
+from dataplatform.lake.sql_engine import ResultStream, SqlEngine, snapshot_at
 from dataplatform.lake.trino_client import TrinoClient, literal, quoted
 from dataplatform.lake.trino_errors import UnknownRelationError
 from dataplatform.lake.trino_types import spoken
 from dataplatform.lake.view_sql import DIALECT, column_docs, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
 
-CATALOGS: Final[dict[Origin, str]] = {"live": "lake", "recorded": "recorded"}
-"""Trino's catalog of each lake."""
 _CREATED: Final = re.compile(
     r"CREATE VIEW \S+(?:\s+COMMENT '(?P<comment>(?:[^']|'')*)')?\s+SECURITY (?P<security>\w+)"
     r"(?:\s+WITH \(.*?\))?\s+AS\s+(?P<sql>.*)",
@@ -46,7 +44,7 @@ class LiveView:
     security: str
 
 
-class TrinoEngine(QueryEngine):
+class TrinoEngine(SqlEngine):
     """Trino over one lake: the Trino catalog `lake` or `recorded`."""
 
     def __init__(
@@ -59,7 +57,7 @@ class TrinoEngine(QueryEngine):
         """Describe the engine; Trino is asked by the first query.
 
         Args:
-            client: a client whose catalog is the origin's, see `CATALOGS`.
+            client: a client whose catalog is the lake's.
             catalog: the Iceberg catalog of the same lake.
             origin: live or recorded.
             declared: relations that a run would build, to tell "not built yet" from "unknown".
@@ -72,6 +70,17 @@ class TrinoEngine(QueryEngine):
     def origin(self) -> Origin:
         """Where the lake's data come from: live or recorded."""
         return self._origin
+
+    @property
+    def title(self) -> str:
+        """What to call it: Trino, with its version."""
+        return f"Trino {self._client.version}"
+
+    def watch(self, run_id: str, report: Callable[[str], None]) -> None:
+        """Tag what is asked with the run's id, and report how far long statements are."""
+        server = replace(self._client.server, client_tags=(f"dagster/run_id:{run_id}",))
+        told = TrinoClient(server, self._client.authenticate, lambda now: report(f"Trino: {now}"))
+        self._client = told
 
     def stream(self, sql: str, params: Sequence[Any] | None = None) -> ResultStream:
         """Answer a SELECT batch by batch; arguments and errors as for `query`."""

@@ -6,7 +6,7 @@ An engine answers Trino SQL over one lake and keeps its deployed views; `Embedde
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -84,8 +84,8 @@ class ResultStream:
         return QueryResult(table.slice(0, limit) if cut else table, self.types, truncated=cut)
 
 
-class QueryEngine(ABC):
-    """Answers Trino SQL from one lake, and keeps its deployed views.
+class SqlEngine(ABC):
+    """What DuckDB and Trino have in common; `view_engine.QueryEngine` is what callers see of it.
 
     Only reading is possible: any statement but SELECT, SHOW, DESCRIBE and EXPLAIN is refused.
     """
@@ -104,6 +104,15 @@ class QueryEngine(ABC):
     @abstractmethod
     def origin(self) -> Origin:
         """Where the lake's data come from: live or recorded."""
+
+    def watch(self, run_id: str, report: Callable[[str], None]) -> None:
+        """Say who asks, and be told how far long statements are; nothing where there is no server.
+
+        Args:
+            run_id: the run of Dagster that asks.
+            report: is given one line at a time.
+        """
+        del run_id, report
 
     @abstractmethod
     def stream(self, sql: str, params: Sequence[Any] | None = None) -> ResultStream:
