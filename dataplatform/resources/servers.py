@@ -65,8 +65,13 @@ class PlatformServers(LakeServers):
         )
 
     def open_engine(self, lake: ServerLake, declared: "Iterable[Relation]") -> "QueryEngine":
-        """Return Trino over `lake`."""
-        raise NotImplementedError
+        """Return Trino over `lake`; it is asked nothing yet."""
+        from dataplatform.lake.trino_engine import TrinoEngine
+        from dataplatform.resources.trino import TrinoResource
+
+        trino = TrinoResource.from_settings(self._settings)
+        client = trino.client(TRINO_CATALOGS[lake.origin], self._secrets)
+        return TrinoEngine(client, lake.open_catalog(), lake.origin, declared)
 
 
 def find_servers(settings: "Settings") -> PlatformServers:
