@@ -22,6 +22,7 @@ from benchmarks.simulated_lake import workspace
 from benchmarks.simulation import utc
 from dataplatform.automation import build_sensors
 from dataplatform.lake.manifest import Cursor, Manifest, RawZone, Slot, advance, marker_key
+from dataplatform.lake.place import LocalLake
 from dataplatform.lake.schema import ensure_table
 from dataplatform.lake.state import TableState
 from dataplatform.resources.lake import LakeResource
@@ -59,9 +60,9 @@ def run(*, quick: bool) -> Result:
 def _filled(home: Path, objects: int) -> LakeResource:
     """Return a lake with `objects` objects, a third of them markers, spread over 90 days."""
     lake = LakeResource(home=str(home), origin="live")
-    slots = objects // 3
+    slots, datalake = objects // 3, LocalLake(home, "live").datalake
     for number in range(slots):
-        _store(lake.folders.datalake, number, START + timedelta(days=DAYS) * number / slots)
+        _store(datalake, number, START + timedelta(days=DAYS) * number / slots)
     return lake
 
 

@@ -10,12 +10,13 @@ from dataplatform.profiles import Settings
 from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource
-from dataplatform.resources.views import EmbeddedViews
+from dataplatform.resources.views import ViewsResource
 
 settings = Settings()
+engine_kind = "duckdb" if settings.profile == "local" else "trino"
 
 defs = Definitions(
-    assets=[*build_raw_assets(), build_table_assets(), *build_view_assets()],
+    assets=[*build_raw_assets(), build_table_assets(), *build_view_assets(engine_kind=engine_kind)],
     asset_checks=[build_view_checks()],
     jobs=build_jobs(),
     schedules=build_schedules(),
@@ -23,9 +24,11 @@ defs = Definitions(
     # One process a run: the tables share one JVM, and 18 steps took 27 s instead of 91 s.
     executor=in_process_executor,
     resources={
-        "lake": LakeResource(home=str(settings.home), origin=settings.origin),
+        "lake": LakeResource(
+            home=str(settings.home), origin=settings.origin, profile=settings.profile
+        ),
         "coingecko": CoinGeckoResource.from_settings(settings),
         "spark": SparkLocalResource(memory=settings.spark_memory),
-        "views": EmbeddedViews(),
+        "views": ViewsResource(),
     },
 )

@@ -13,3 +13,7 @@ SPARK_JARS: Final[dict[str, str]] = {
     f"org.apache.iceberg:iceberg-spark-runtime-3.5_{SCALA_VERSION}:{ICEBERG_VERSION}": "8dd8c90e54ed1a20f2461309d047a255ee56382eb7c0a46162b27a4936fd86dc",
     f"org.xerial:sqlite-jdbc:{SQLITE_JDBC_VERSION}": "f8dce420a6016278497f4f0560f65602b9db858de141b541cf91a4644ebe4639",
 }
+
+S3_JARS: Final[dict[str, str]] = {
+    # Iceberg's S3FileIO for tables, Hadoop's S3A for raw files.
+}

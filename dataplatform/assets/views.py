@@ -82,11 +82,12 @@ def _view_asset(
         context: AssetExecutionContext, lake: LakeResource, views: ViewsResource
     ) -> MaterializeResult:
         _ensure_tables(lake, view)
-        answer, changed = _deployed(context, views.engine(lake), view, views.sample_rows)
+        engine = views.engine(lake)
+        answer, changed = _deployed(context, engine, view, views.sample_rows)
         return MaterializeResult(
             metadata={
                 **_metadata(view, declared, answer),
-                "engine": views.engine_name,
+                "engine": engine.title,
                 "definition_changed": changed,
             },
             check_results=[_answers(answer)],

@@ -139,40 +139,39 @@ def spark(_settings: "Settings") -> Finding:
 
 
 def store(settings: "Settings") -> Finding:
-    """The lake's folder takes files and gives them back."""
-    from dataplatform.lake.object_store import open_folder
-    from dataplatform.profiles import LocalLake
+    """The bucket `datalake` takes objects and gives them back."""
+    from dataplatform.profiles import lake_place
 
-    lake = LocalLake(settings.home, settings.origin)
+    lake = lake_place(settings)
+    where = lake.whereabouts["raw files"]
     try:
-        folder = open_folder(lake.root)
-        folder.put("_doctor", b"written")
-        intact = folder.get("_doctor") == b"written"
-        folder.delete("_doctor")
+        lake.store.put("_doctor", b"written")
+        intact = lake.store.get("_doctor") == b"written"
+        lake.store.delete("_doctor")
     except OSError as error:
-        return Finding("store", "fail", f"{lake.root}: {error}", "set DATAPLATFORM_HOME elsewhere")
+        return Finding("store", "fail", f"{where}: {error}", "set DATAPLATFORM_HOME elsewhere")
     if not intact:
-        return Finding("store", "fail", f"{lake.root} gives back other bytes", "check the disk")
-    return Finding("store", "ok", f"{lake.origin} lake in {lake.root}")
+        return Finding("store", "fail", f"{where} gives back other bytes", "check the disk")
+    return Finding("store", "ok", f"{lake.origin} lake, raw files in {where}")
 
 
 def catalog(settings: "Settings") -> Finding:
     """A catalog opens, and rows written through it come back; the lake's own one is only opened."""
     import tempfile
 
-    from dataplatform.lake.catalog import open_sqlite_catalog
+    from dataplatform.lake.catalog import SqliteCatalog
     from dataplatform.lake.spec import NAMESPACE
-    from dataplatform.profiles import LocalLake
+    from dataplatform.profiles import lake_place
 
     settings.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.home, prefix="doctor-") as scratch:
         folder = Path(scratch).resolve()
-        if not _round_trip(open_sqlite_catalog(folder / "catalog.db", folder / "warehouse")):
+        if not _round_trip(SqliteCatalog(folder / "catalog.db", folder / "warehouse").open()):
             return Finding("catalog", "fail", "rows came back changed", "make setup")
-    lake = LocalLake(settings.home, settings.origin)
-    if not lake.catalog_db.exists():
+    lake = lake_place(settings)
+    if not lake.is_built:
         return Finding("catalog", "ok", "rows written and read back; no lake has been built yet")
-    tables = open_sqlite_catalog(lake.catalog_db, lake.warehouse).list_tables(NAMESPACE)
+    tables = lake.open_catalog().list_tables(NAMESPACE)
     return Finding(
         "catalog", "ok", f"rows written and read back; the lake has {len(tables)} tables"
     )

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from dataplatform.lake.export import FileFormat
-    from dataplatform.lake.query import EmbeddedEngine, QueryResult
+    from dataplatform.lake.query import QueryResult
+    from dataplatform.lake.view_engine import QueryEngine
     from dataplatform.lake.views import Relation
 
 DEFAULT_ROWS: Final = 100
@@ -119,7 +120,7 @@ def export(
 
 
 def _write(
-    engine: "EmbeddedEngine",
+    engine: "QueryEngine",
     sql: str,
     chosen: ExportFormat,
     output: Path | None,
@@ -140,7 +141,7 @@ def _write(
     console.err().print(f"{rows:,} rows written to {output}. [dim]{_source(engine)}[/]")
 
 
-def _source(engine: "EmbeddedEngine") -> str:
+def _source(engine: "QueryEngine") -> str:
     return f"{engine.origin} lake · {ATTRIBUTION}"
 
 
@@ -176,7 +177,7 @@ _LISTED: Final = (
 )
 
 
-def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
+def _table_rows(engine: "QueryEngine") -> list[list[str]]:
     from dataplatform.lake.inspect import footprint
     from dataplatform.tables import all_specs
 
@@ -197,7 +198,7 @@ def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
     return rows
 
 
-def _view_rows(engine: "EmbeddedEngine") -> list[list[str]]:
+def _view_rows(engine: "QueryEngine") -> list[list[str]]:
     from dataplatform.views import all_views
 
     views = all_views()
@@ -259,7 +260,7 @@ def _version_clause(relation: "Relation", at: str) -> str:
     return f" FOR VERSION AS OF {at}" if at.isdigit() else f" FOR TIMESTAMP AS OF '{literal}'"
 
 
-def _show_columns(engine: "EmbeddedEngine", relation: "Relation", found: "Table | None") -> None:
+def _show_columns(engine: "QueryEngine", relation: "Relation", found: "Table | None") -> None:
     from dataplatform.views import all_views
 
     types = engine.describe(str(relation))

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -73,16 +74,20 @@ def _java_candidates() -> list[tuple[str, Path]]:
     return candidates
 
 
-def spark_jars() -> list[Path]:
+def spark_jars(pinned: Mapping[str, str] | None = None) -> list[Path]:
     """Return the pinned jars, fetching those that the cache lacks.
+
+    Args:
+        pinned: Maven coordinate → SHA-256; what an embedded lake needs where None.
 
     Raises:
         JarError: a jar can't be fetched, or its SHA-256 is not the pinned one.
     """
+    wanted = SPARK_JARS if pinned is None else pinned
     folder = cache_folder() / "jars"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        return [_jar(folder, coordinate, digest) for coordinate, digest in SPARK_JARS.items()]
+        return [_jar(folder, coordinate, digest) for coordinate, digest in wanted.items()]
 
 
 def _jar(folder: Path, coordinate: str, digest: str) -> Path:

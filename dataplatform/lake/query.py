@@ -35,11 +35,11 @@ from dataplatform.lake.dialect import (
     version_literal,
 )
 from dataplatform.lake.manifest import Origin
+from dataplatform.lake.place import LocalLake
 from dataplatform.lake.schema import load_table
 from dataplatform.lake.spec import CATALOG, NAMESPACE
 from dataplatform.lake.view_sql import DIALECT, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
-from dataplatform.profiles import LocalLake
 
 _EXTENSIONS: Final = ("avro", "iceberg")
 _BATCH_ROWS: Final = 10_000
@@ -124,6 +124,11 @@ class EmbeddedEngine:
         self._declared = frozenset(declared)
         self._registered: dict[Relation, str] = {}
         self._columns: dict[Relation, dict[str, str]] = {}
+
+    @property
+    def title(self) -> str:
+        """DuckDB, with its version."""
+        return f"DuckDB {duckdb.__version__}"
 
     @property
     def origin(self) -> Origin:

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dataplatform.lake.views import ViewSpec
+from dataplatform.lake.manifest import Origin
+from dataplatform.lake.views import Relation, ViewSpec
 
 if TYPE_CHECKING:
-    from dataplatform.lake.query import QueryResult
+    from pyiceberg.table import Table
+
+    from dataplatform.lake.query import QueryResult, ResultStream
 
 
 class ViewEngine(Protocol):
@@ -34,6 +37,40 @@ class ViewEngine(Protocol):
         self, sql: str, params: Sequence[Any] | None = None, limit: int | None = None
     ) -> "QueryResult":
         """Answer one Trino SQL statement."""
+        ...
+
+
+class QueryEngine(ViewEngine, Protocol):
+    """What `dp` asks of a lake beside: tables, names and answers larger than memory."""
+
+    @property
+    def title(self) -> str:
+        """What to call it: name and version."""
+        ...
+
+    @property
+    def origin(self) -> Origin:
+        """Whether the lake holds live or recorded data."""
+        ...
+
+    def answer(self, sql: str, limit: int | None = None) -> "ResultStream":
+        """Answer any reading statement batch by batch."""
+        ...
+
+    def load(self, name: str) -> "Table | None":
+        """Return an Iceberg table, or None while it is not built."""
+        ...
+
+    def tables(self) -> list[str]:
+        """Return the names of the tables that exist, sorted."""
+        ...
+
+    def resolve(self, name: str) -> Relation:
+        """Return the table or view that a user means; raises QueryError where there is none."""
+        ...
+
+    def describe(self, name: str) -> dict[str, str]:
+        """Return the columns of a table or view with their Trino types."""
         ...
 
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from dataplatform.cli import app, doctor
 from dataplatform.cli.doctor import Finding, worst_of
 from dataplatform.lake import jvm
-from dataplatform.profiles import LocalLake, Settings
+from dataplatform.lake.place import LocalLake
+from dataplatform.profiles import Settings
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 from dataplatform_tests.views.small_lake import make_lake
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from dataplatform.cli import app
 from dataplatform.lake.views import ViewSpec, parse_view
-from dataplatform.lake.writer_lock import lake_writer_lock
+from dataplatform.lake.writer_lock import file_lock
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
 
 SOURCE = "recorded lake · Data provided by CoinGecko"
@@ -318,7 +318,7 @@ def test_a_table_goes_back_to_a_snapshot_and_no_further(lake: SmallLake) -> None
 def test_no_rollback_while_a_run_writes(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataplatform.cli.rollback.WAIT_SECONDS", 0.1)
     head = lake.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
-    with lake_writer_lock(lake.folders.root, "run 42"):
+    with file_lock(lake.folders.root, "run 42", timeout=1.0):
         fails(dp("rollback", "daily_prices", str(head)), "run 42", "wait for that run")
 
 
