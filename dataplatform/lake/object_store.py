@@ -5,24 +5,26 @@ Built on `obstore`; this module only adds the few verbs that the lake needs, wit
 `ObjectStoreError`.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, Literal, Protocol
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, S3Store
 
 from dataplatform.lake.object_store_errors import error_of
+from dataplatform.lake.s3 import BucketVersions, S3Access
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
 
 CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 REQUEST_TIMEOUT: Final = timedelta(seconds=60)
+PART_SIZE: Final = 8 << 20
 _RETRIES: "Final[RetryConfig]" = {
     "max_retries": 6,
     # With the last try's own timeout a put ends within two minutes: the arrivals log allows 15.
@@ -33,33 +35,23 @@ _RETRIES: "Final[RetryConfig]" = {
 
 @dataclass(frozen=True, order=True)
 class StoredObject:
-    """One listed object: `size` in bytes, `etag` without quotes."""
+    """One object: `size` in bytes, `etag` without quotes.
+
+    `version` names it in a bucket that keeps versions; a list does not tell it.
+    """
 
     last_modified: datetime
     key: str
     etag: str
     size: int
+    version: str | None = None
 
 
-@dataclass(frozen=True)
-class S3Access:
-    """Where an S3 store is, and the key to it.
+class ObjectVersions(Protocol):
+    """What removes versions of objects in a bucket that keeps them."""
 
-    Args:
-        endpoint: its address, such as `http://127.0.0.1:9000` or `https://minio.example.org`.
-        region: the region that requests are signed for.
-        access_key: the key's name.
-        secret_key: the key.
-        session_token: what belongs to a temporary key.
-        path_style: the bucket stands in the path; False, in the host name.
-    """
-
-    endpoint: str
-    region: str
-    access_key: str
-    secret_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    path_style: bool = True
+    def remove_up_to(self, key: str, version: str) -> None:
+        """Remove a version of an object, and those that it replaced, for good."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +63,12 @@ class ObjectStore:
     Args:
         backend: an obstore store whose root is this store's root.
         root_uri: the root as Spark and DuckDB name it, `file:///…` or `s3a://bucket`.
+        versions: removes versions of objects, where the store may keep them.
     """
 
     backend: LocalStore | S3Store = field(repr=False)
     root_uri: str
+    versions: ObjectVersions | None = field(default=None, repr=False)
 
     @property
     def shows_partial_writes(self) -> bool:
@@ -131,6 +125,71 @@ class ObjectStore:
         except FileNotFoundError:
             return
 
+    def delete_unchanged(self, seen: StoredObject) -> bool:
+        """Remove an object unless it was replaced since `head` gave `seen`; return whether it was.
+
+        Where the bucket keeps versions, exactly those up to `seen` go, whatever is put meanwhile.
+        Elsewhere what is put between the look and the removal, a millisecond, goes with it: of S3
+        stores only AWS has a conditional delete.
+        """
+        if seen.version and self.versions:
+            self.versions.remove_up_to(seen.key, seen.version)
+            return True
+        if self.head(seen.key) != seen:
+            return False
+        self.delete(seen.key)
+        return True
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yield the object's bytes in chunks, so that a large one is never in memory at once.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        with self._explained(key):
+            for chunk in obstore.get(self.backend, key).stream(PART_SIZE):
+                yield bytes(chunk)
+
+    def upload(self, key: str, body: IO[bytes] | Iterable[bytes]) -> None:
+        """Write a large body, read bit by bit, in parts; all of it or nothing.
+
+        Where reading or writing fails, the parts that were written are taken back. Those of a
+        killed process stay until the bucket's lifecycle removes them.
+
+        Args:
+            key: where.
+            body: an open file, or chunks; at most 80 GB, as S3 takes 10,000 parts.
+        """
+        with self._explained(key):
+            obstore.put(self.backend, key, body, chunk_size=PART_SIZE, max_concurrency=4)
+
+    def replace(self, key: str, body: bytes, seen: StoredObject) -> bool:
+        """Write `body` if `key` still holds what `seen` says; return whether it was written."""
+        try:
+            with self._explained(key):
+                obstore.put(self.backend, key, body, mode={"e_tag": f'"{seen.etag}"'})
+        except (PreconditionError, FileNotFoundError):
+            return False
+        return True
+
+    def presign(self, method: Literal["GET", "PUT"], key: str, expires_in: timedelta) -> str:
+        """Return an address that reads or writes one object without a key, until it expires.
+
+        The address is a secret: whoever has it may do that.
+
+        Args:
+            method: GET or PUT.
+            key: the object.
+            expires_in: up to seven days.
+
+        Raises:
+            NotImplementedError: the store is a folder.
+        """
+        if not isinstance(self.backend, S3Store):
+            raise NotImplementedError("a folder has no addresses to sign")
+        with self._explained(key):
+            return obstore.sign(self.backend, method, key, expires_in)
+
     def list(self, prefix: str, start_after: str | None = None) -> Iterator[StoredObject]:
         """Yield the objects below the folder `prefix`, those whose key sorts after `start_after`.
 
@@ -158,7 +217,7 @@ class ObjectStore:
         """Turn what obstore raises into an error with cause and remedy, where there is one."""
         try:
             yield
-        except AlreadyExistsError:
+        except (AlreadyExistsError, PreconditionError):
             raise
         except (BaseError, FileNotFoundError) as error:
             explained = error_of(f"{self.root_uri}/{key}", str(error), type(error))
@@ -178,6 +237,7 @@ def _stored(meta: "obstore.ObjectMeta") -> StoredObject:
         key=meta["path"],
         etag=(meta["e_tag"] or "").strip('"'),
         size=meta["size"],
+        version=meta["version"],
     )
 
 
@@ -209,7 +269,7 @@ def open_bucket(access: S3Access, bucket: str) -> ObjectStore:
         credential_provider=lambda: _credential(access),
     )
     # The scheme of Hadoop's S3A, which Spark reads files by; DuckDB takes it for `s3://`.
-    return ObjectStore(backend, f"s3a://{bucket}")
+    return ObjectStore(backend, f"s3a://{bucket}", BucketVersions(access, bucket))
 
 
 def _s3_config(access: S3Access, bucket: str) -> "S3Config":

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 
 class ObjectStoreError(Exception):
@@ -45,6 +45,10 @@ class StoreFullError(ObjectStoreError):
 
 class StoreUnreachableError(ObjectStoreError):
     """Nothing answers at the address, or not in time. The same request may succeed later."""
+
+
+class InvalidKeyError(ObjectStoreError):
+    """A folder holds an object whose key can't be addressed, so nothing below it is listed."""
 
 
 class StoreFailedError(ObjectStoreError):
@@ -96,6 +100,11 @@ _UNREACHABLE: Final[_Explained] = (
     "the store does not answer",
     "check that it runs, its address, and a proxy's exceptions; then run again",
 )
+_INVALID_KEY: Final[_Explained] = (
+    InvalidKeyError,
+    "the key of an object there has an empty part or a control character",
+    "rename or remove that object by another client, such as mc",
+)
 _FAILED: Final[_Explained] = (
     StoreFailedError,
     "the store failed",
@@ -127,6 +136,8 @@ def _explain(
         return _STATUSES[int(status)]
     if "No space left on device" in text or "StorageFull" in text:
         return _FULL
+    if issubclass(kind, InvalidPathError):
+        return _INVALID_KEY
     if issubclass(kind, (PermissionDeniedError, UnauthenticatedError)):
         return _ACCESS_DENIED
     return _FAILED if status or "HTTP error" not in text else _UNREACHABLE
