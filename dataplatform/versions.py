@@ -14,6 +14,13 @@ SPARK_JARS: Final[dict[str, str]] = {
     f"org.xerial:sqlite-jdbc:{SQLITE_JDBC_VERSION}": "f8dce420a6016278497f4f0560f65602b9db858de141b541cf91a4644ebe4639",
 }
 
+HADOOP_VERSION: Final = "3.3.4"
+"""The one inside pyspark: its S3A must be of the same release."""
+
 S3_JARS: Final[dict[str, str]] = {
-    # Iceberg's S3FileIO for tables, Hadoop's S3A for raw files.
+    # S3FileIO, by which Iceberg reads and writes tables in S3.
+    f"org.apache.iceberg:iceberg-aws-bundle:{ICEBERG_VERSION}": "dd7e49ffa4ac9b215bed846581991259e3aec9bb2fa08d6cec029c46cd66d957",
+    # S3A, by which Spark reads raw files, and the 281 MB that it is compiled against.
+    f"org.apache.hadoop:hadoop-aws:{HADOOP_VERSION}": "53f9ae03c681a30a50aa17524bd9790ab596b28481858e54efd989a826ed3a4a",
+    "com.amazonaws:aws-java-sdk-bundle:1.12.262": "873fe7cf495126619997bec21c44de5d992544aea7e632fdc77adb1a0915bae5",
 }
