@@ -110,7 +110,8 @@ def java(_settings: "Settings") -> Finding:
 
 def jars(_settings: "Settings") -> Finding:
     """The jars are in the cache, or can be fetched."""
-    from dataplatform.lake.jvm import JarError, JavaNotFoundError, spark_jars
+    from dataplatform.lake.jvm import JavaNotFoundError, spark_jars
+    from dataplatform.lake.maven import JarError
 
     try:
         found = spark_jars()

@@ -14,13 +14,13 @@ from dataplatform.lake.place import LakePlace, LocalLake
 from dataplatform.lake.spec import NAMESPACE
 from dataplatform.lake.sql_engine import QueryResult
 from dataplatform.lake.view_engine import QueryEngine
-from dataplatform.profiles import Settings, lake_place
+from dataplatform.profiles import lake_place
 from dataplatform.tables import all_specs
 from dataplatform.views import all_views
 from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 from dataplatform_tests.dagster_home import DagsterHome
-from dataplatform_tests.stack.conftest import Stack
+from dataplatform_tests.stack.conftest import RunningStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
@@ -29,12 +29,12 @@ TOLERANCE = 1e-9
 """Relative: sums of doubles depend on the order of their terms, which engines choose."""
 
 
-def on_stack(stack: Stack, root: Path, origin: Origin) -> DagsterHome:
+def on_stack(stack: RunningStack, root: Path, origin: Origin) -> DagsterHome:
     return DagsterHome(root, {**stack.env, "DATAPLATFORM_ORIGIN": origin}, stack.dagster_home)
 
 
-def place(stack: Stack, origin: Origin) -> LakePlace:
-    return lake_place(Settings(**stack.settings), origin)
+def place(stack: RunningStack, origin: Origin) -> LakePlace:
+    return lake_place(stack.settings, origin)
 
 
 def copied(source: ObjectStore, target: ObjectStore) -> int:
@@ -96,7 +96,7 @@ def server() -> Iterator[CoinGeckoServer]:
         yield running
 
 
-def test_the_recorded_lineage_is_the_same_in_both(stack: Stack, tmp_path: Path) -> None:
+def test_the_recorded_lineage_is_the_same_in_both(stack: RunningStack, tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     (tmp_path / "stack").mkdir()
     embedded = DagsterHome(tmp_path / "local", {"DATAPLATFORM_ORIGIN": "recorded"})
@@ -109,7 +109,7 @@ def test_the_recorded_lineage_is_the_same_in_both(stack: Stack, tmp_path: Path) 
 
 
 def test_a_live_lineage_is_the_same_in_both_day_by_day(
-    stack: Stack, tmp_path: Path, server: CoinGeckoServer
+    stack: RunningStack, tmp_path: Path, server: CoinGeckoServer
 ) -> None:
     settings = {
         "DATAPLATFORM_ORIGIN": "live",
