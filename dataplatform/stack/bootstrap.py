@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     import hvac
     from psycopg2.extensions import cursor as Cursor
 
-BUCKETS: Final = ("datalake", "warehouse", "datalake-recorded", "warehouse-recorded")
+BUCKETS: Final = (
+    "datalake",
+    "warehouse",
+    "datalake-recorded",
+    "warehouse-recorded",
+    "dagster-logs",
+)
 
 PLATFORM_SECRETS: Final = ("minio/platform", "postgres/dagster", "coingecko")
 SERVER_SECRETS: Final = (
@@ -288,9 +294,9 @@ def bootstrap_minio(plan: Plan, client: "hvac.Client") -> None:
     known = json.loads(admin.user_list() or "{}")
     for consumer, buckets in _GRANTS.items():
         user = read_secret(client, f"minio/{consumer}")
+        admin.policy_add(f"dataplatform-{consumer}", policy=_policy(buckets))
         if user["access_key"] in known:
             continue
-        admin.policy_add(f"dataplatform-{consumer}", policy=_policy(buckets))
         admin.user_add(user["access_key"], user["secret_key"])
         admin.policy_set(f"dataplatform-{consumer}", user=user["access_key"])
 
