@@ -21,6 +21,7 @@ from dataplatform.lake.place import LakePlace, LakeServers, LocalLake, ServerLak
 
 Profile = Literal["local", "stack", "cluster"]
 Tier = Literal["keyless", "demo", "pro"]
+TrinoAuth = Literal["none", "password", "jwt"]
 VaultAuth = Literal["token", "approle", "kubernetes", "userpass"]
 
 ORIGIN_TAG: Final = "dataplatform/origin"
@@ -60,6 +61,9 @@ class Settings(BaseSettings):
         s3_region: what the store calls its region; MinIO takes any.
         catalog_uri: the Iceberg REST catalog; `{origin}` stands for live or recorded.
         trino_url: Trino's coordinator.
+        trino_user: as whom it is asked; with `password`, the secret says.
+        trino_auth: how to sign in: none, password or jwt; the secret is `trino/platform`.
+        trino_ca_file: the authority that signed its certificate; unset, the system's.
         postgres_url: PostgreSQL, without user, password and database.
         vault_addr: Vault, which holds the secrets of all profiles but local.
         vault_auth: how to log in to it.
@@ -88,6 +92,9 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     catalog_uri: str | None = None
     trino_url: str | None = None
+    trino_user: str = "dataplatform"
+    trino_auth: TrinoAuth = "none"
+    trino_ca_file: Path | None = None
     postgres_url: str | None = None
     vault_addr: str | None = None
     vault_auth: VaultAuth = "approle"

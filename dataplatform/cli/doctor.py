@@ -110,7 +110,8 @@ def java(_settings: "Settings") -> Finding:
 
 def jars(_settings: "Settings") -> Finding:
     """The jars are in the cache, or can be fetched."""
-    from dataplatform.lake.jvm import JarError, JavaNotFoundError, spark_jars
+    from dataplatform.lake.jvm import JavaNotFoundError, spark_jars
+    from dataplatform.lake.maven import JarError
 
     try:
         found = spark_jars()
@@ -163,6 +164,8 @@ def catalog(settings: "Settings") -> Finding:
     from dataplatform.lake.spec import NAMESPACE
     from dataplatform.profiles import lake_place
 
+    if settings.profile != "local":
+        return _catalog_of_servers(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.home, prefix="doctor-") as scratch:
         folder = Path(scratch).resolve()
@@ -175,6 +178,25 @@ def catalog(settings: "Settings") -> Finding:
     return Finding(
         "catalog", "ok", f"rows written and read back; the lake has {len(tables)} tables"
     )
+
+
+def _catalog_of_servers(settings: "Settings") -> Finding:
+    """Each of pyiceberg, Spark and Trino writes a row, and reads those of the others."""
+    from dataplatform.lake.round_trip import round_trip
+    from dataplatform.profiles import lake_place
+    from dataplatform.resources.lake import LakeResource
+    from dataplatform.resources.servers import find_servers
+    from dataplatform.resources.spark_local import SparkLocalResource
+
+    place = lake_place(settings)
+    resource = LakeResource(home=str(settings.home), origin=place.origin, profile=settings.profile)
+    spark = SparkLocalResource(memory=settings.spark_memory).session(resource)
+    missed = round_trip(place.open_catalog(), spark, find_servers(settings).trino(place.origin))
+    if not missed:
+        return Finding("catalog", "ok", "pyiceberg, Spark and Trino read what each of them wrote")
+    text = "; ".join(f"{engine} misses {', '.join(sorted(w))}" for engine, w in missed.items())
+    remedy = "see that all three name the same catalog and warehouse"
+    return Finding("catalog", "fail", text, remedy)
 
 
 def _round_trip(opened: "Catalog") -> bool:

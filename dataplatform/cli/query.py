@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from dataplatform.lake.export import FileFormat
-    from dataplatform.lake.query import QueryResult
+    from dataplatform.lake.sql_engine import QueryResult
     from dataplatform.lake.view_engine import QueryEngine
     from dataplatform.lake.views import Relation
 

@@ -1,6 +1,6 @@
 """What an engine must do for views, whichever stands behind the profile: DuckDB or Trino."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import unified_diff
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +11,7 @@ from dataplatform.lake.views import Relation, ViewSpec
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
-    from dataplatform.lake.query import QueryResult, ResultStream
+    from dataplatform.lake.sql_engine import QueryResult, ResultStream
 
 
 class ViewEngine(Protocol):
@@ -51,6 +51,10 @@ class QueryEngine(ViewEngine, Protocol):
     @property
     def origin(self) -> Origin:
         """Whether the lake holds live or recorded data."""
+        ...
+
+    def watch(self, run_id: str, report: Callable[[str], None]) -> None:
+        """Say which run asks, and be told how far its long statements are."""
         ...
 
     def answer(self, sql: str, limit: int | None = None) -> "ResultStream":

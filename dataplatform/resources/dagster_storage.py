@@ -85,7 +85,7 @@ class VaultPostgresStorage(DagsterPostgresStorage):
         return {}
 
     @classmethod
-    def from_config_value(  # ty: ignore[incompatible-method-override]  as in the class above
+    def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "VaultPostgresStorage":
         """Make the storage; the tables are made where there are none."""

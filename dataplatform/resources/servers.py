@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from dataplatform.lake.manifest import Origin
 from dataplatform.lake.object_store import S3Access
 from dataplatform.lake.place import LakeServers, NotConfiguredError, ServerLake
 
 if TYPE_CHECKING:
     from dataplatform.lake.secrets import SecretStore
+    from dataplatform.lake.trino_client import TrinoClient
     from dataplatform.lake.view_engine import QueryEngine
     from dataplatform.lake.views import Relation
     from dataplatform.profiles import Settings
@@ -65,8 +67,17 @@ class PlatformServers(LakeServers):
         )
 
     def open_engine(self, lake: ServerLake, declared: "Iterable[Relation]") -> "QueryEngine":
-        """Return Trino over `lake`."""
-        raise NotImplementedError
+        """Return Trino over `lake`; it is asked nothing yet."""
+        from dataplatform.lake.trino_engine import TrinoEngine
+
+        return TrinoEngine(self.trino(lake.origin), lake.open_catalog(), lake.origin, declared)
+
+    def trino(self, origin: Origin) -> "TrinoClient":
+        """Return a client of Trino's catalog for `origin`; it is asked nothing yet."""
+        from dataplatform.resources.trino import TrinoResource
+
+        trino = TrinoResource.from_settings(self._settings)
+        return trino.client(TRINO_CATALOGS[origin], self._secrets)
 
 
 def find_servers(settings: "Settings") -> PlatformServers:

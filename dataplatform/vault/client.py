@@ -19,6 +19,7 @@ from dataplatform.vault.auth import Login, Session
 from dataplatform.vault.errors import (
     VaultError,
     VaultForbiddenError,
+    VaultNotFoundError,
     VaultRefusedError,
     error_of,
     login_error,
@@ -162,6 +163,17 @@ class VaultClient:
             repeatable=False,
         )
         return int(answer["data"]["version"])
+
+    def last_version(self, path: str) -> int:
+        """Return the number of a secret's last version, deleted or not; 0 where there is none."""
+        try:
+            answer = self.call(
+                f"metadata of {path}",
+                lambda vault: vault.secrets.kv.v2.read_secret_metadata(path, mount_point=MOUNT),
+            )
+        except VaultNotFoundError:
+            return 0
+        return int(answer["data"]["current_version"])
 
     def annotate(self, path: str, **metadata: str) -> None:
         """Note something with a secret, beside what is noted there; no secrets."""

@@ -103,6 +103,12 @@ _SAYINGS: Final[tuple[tuple[str, type[VaultError], str, str], ...]] = (
         "wait for the election to end, and see that most servers are up",
     ),
     (
+        "upgrading from non-versioned",
+        VaultBusyError,
+        "the KV engine was mounted a moment ago",
+        "try again in a moment",
+    ),
+    (
         "check-and-set parameter did not match",
         VaultConflictError,
         "somebody else wrote first",
@@ -202,7 +208,8 @@ def login_error(error: VaultError, method: str) -> VaultError:
 
 
 def _refusal(error: hvac_errors.VaultError, subject: str) -> VaultError:
-    said = (str(error.args[0]) if error.args and error.args[0] else "")[:300]
+    # Vault lists its errors on lines of their own.
+    said = " ".join(str(error.args[0] or "").split())[:300] if error.args else ""
     for fragment, kind, cause, remedy in _SAYINGS:
         if fragment in said.lower():
             return kind(subject, cause, remedy)

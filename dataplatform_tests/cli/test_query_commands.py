@@ -191,7 +191,7 @@ def test_no_lake_and_another_profile_say_what_to_do(
         fails(dp(*arguments), "no lake", "dp run")
     assert not (tmp_path / "nothing").exists()
     monkeypatch.setenv("DATAPLATFORM_PROFILE", "cluster")
-    fails(dp("tables"), "cluster", "DATAPLATFORM_PROFILE")
+    fails(dp("tables"), "cluster", "DATAPLATFORM_CATALOG_URI", "Remedy")
 
 
 # ---- export ----

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from dataplatform.lake.dialect import QueryError
-from dataplatform.lake.query import NotBuiltError
+from dataplatform.lake.sql_engine import NotBuiltError
 from dataplatform.lake.view_engine import drift, orphans, prune, verify
 from dataplatform.lake.views import Relation, ViewSpec, parse_view
 from dataplatform_tests.views.small_lake import SmallLake, at, day

@@ -1,0 +1,310 @@
+"""The stack as a whole: brought up, looked at, taken down."""
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import psutil
+from filelock import FileLock
+
+from dataplatform.stack import bootstrap, readiness
+from dataplatform.stack.configuration import write_configuration
+from dataplatform.stack.install import INSTALLERS, install_trino_java
+from dataplatform.stack.layout import (
+    SERVERS,
+    SETTING,
+    Given,
+    Layout,
+    Plan,
+    StackError,
+    choose_ports,
+    write_endpoints,
+    write_private,
+)
+from dataplatform.stack.supervision import Supervisor
+from dataplatform.versions import (
+    MINIO_VERSION,
+    OPENBAO_VERSION,
+    POSTGRES_VERSION,
+    TRINO_SERVER_VERSION,
+)
+
+if TYPE_CHECKING:
+    import hvac
+
+State = Literal["running", "starting", "dead", "given"]
+
+WAIT_SECONDS: Final[dict[str, float]] = {
+    "vault": 60,
+    "postgres": 60,
+    "minio": 60,
+    "catalog": 90,
+    # 14–20 s where nothing else runs, 57 s were seen on a busy machine.
+    "trino": 240,
+}
+
+VERSIONS: Final[dict[str, str]] = {
+    "vault": f"OpenBao {OPENBAO_VERSION}",
+    "postgres": f"PostgreSQL {POSTGRES_VERSION}",
+    "minio": f"MinIO {MINIO_VERSION.split('-')[1][:8]}",
+    "catalog": "Iceberg REST 1.10.1",
+    "trino": f"Trino {TRINO_SERVER_VERSION}",
+}
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """How one server is.
+
+    Attributes:
+        name: vault, postgres, minio, catalog or trino.
+        version: the software and its version; empty for a server of the user's.
+        state: running (it answers), starting, dead, or given: the user's own, which answers.
+        address: where it listens.
+        pid: its process; None where none runs.
+        memory: bytes that it and its children hold.
+        since: when it started.
+    """
+
+    name: str
+    version: str
+    state: State
+    address: str
+    pid: int | None = None
+    memory: int = 0
+    since: datetime | None = None
+
+
+Progress = Callable[[str, str], None]
+"""Told of each step: which server, and what is done with it now."""
+
+
+class Stack:
+    """The servers of one home."""
+
+    def __init__(self, home: Path, given: Given | None = None) -> None:
+        """Describe the stack below `home`; nothing is started or read yet."""
+        self.layout = Layout.below(home)
+        self._given = given
+        self._supervisor = Supervisor(self.layout)
+
+    def up(self, progress: Progress, *, free_ports: bool = False) -> None:
+        """Install, configure and start what does not run yet; ends when every server answers.
+
+        Args:
+            progress: told of each step.
+            free_ports: take free ports rather than the servers' usual ones.
+
+        Raises:
+            StackError: a server can't be installed, started or set up.
+            JarError: a file can't be fetched.
+        """
+        self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(self.layout.lock):
+            plan = self._decide(free=free_ports)
+            self._install(plan, progress)
+            self._configure(plan)
+            self._start(plan, progress)
+            plan.endpoints = self._endpoints(plan)
+            plan.write(self.layout)
+            write_endpoints(self.layout, plan.endpoints)
+
+    def _decide(self, *, free: bool) -> Plan:
+        """Return the plan: the one in force while the supervisor runs, since its ports are taken."""
+        before = Plan.read(self.layout)
+        given = self._given or Given()
+        addresses = {name: found for name in SERVERS if (found := given.address(name))}
+        if self._supervisor.process:
+            if before.given != addresses:
+                raise StackError(
+                    "The addresses in the settings changed while the stack runs."
+                    " Remedy: dp stack down, then dp stack up."
+                )
+            return before
+        return Plan(
+            ports=choose_ports(before.ports, free=free),
+            given=addresses,
+            region=given.s3_region,
+            servers_role_id=before.servers_role_id,
+        )
+
+    def _install(self, plan: Plan, progress: Progress) -> None:
+        for server in plan.ours:
+            progress(server, f"installing {VERSIONS[server]}")
+            plan.homes[server] = INSTALLERS[server]()
+            if server == "trino":
+                install_trino_java()
+
+    def _configure(self, plan: Plan) -> None:
+        if "vault" in plan.ours and not self.layout.seal_key.exists():
+            write_private(self.layout.seal_key, secrets.token_bytes(32))
+        if not self._supervisor.process:
+            write_configuration(self.layout, plan)
+        plan.write(self.layout)
+        self._supervisor.ensure()
+
+    def _start(self, plan: Plan, progress: Progress) -> None:
+        """Start the servers; each is set up as soon as it answers, Trino's slow start runs beside."""
+        client = self._vault(plan, progress)
+        if "trino" in plan.ours:
+            progress("trino", "starting")
+            self._supervisor.start("trino")
+        if "postgres" in plan.ours:
+            superuser = bootstrap.read_secret(client, "postgres/superuser")
+            bootstrap.create_cluster(self.layout, plan, superuser)
+        for server, set_up in (
+            ("postgres", bootstrap.bootstrap_postgres),
+            ("minio", bootstrap.bootstrap_minio),
+        ):
+            if server in plan.ours:
+                self._bring_up(server, plan, progress)
+                set_up(plan, client)
+                progress(server, "ready")
+        for server in ("catalog", "trino"):
+            if server in plan.ours:
+                self._bring_up(server, plan, progress)
+                progress(server, "ready")
+
+    def _vault(self, plan: Plan, progress: Progress) -> "hvac.Client":
+        if "vault" not in plan.ours:
+            raise StackError(
+                "A Vault of yours needs the platform's secrets first."
+                " Remedy: unset DATAPLATFORM_VAULT_ADDR; or give the addresses of all servers,"
+                " and start none."
+            )
+        address = plan.address("vault")
+        progress("vault", "starting")
+        self._supervisor.start("vault")
+        self._wait("vault", lambda: bootstrap.is_listening(address))
+        bootstrap.initialise_vault(self.layout, address)
+        self._wait("vault", lambda: readiness.answers("vault", plan))
+        bootstrap.bootstrap_vault(self.layout, plan)
+        plan.write(self.layout)
+        progress("vault", "ready")
+        return bootstrap.vault_client(self.layout, address)
+
+    def _bring_up(self, server: str, plan: Plan, progress: Progress) -> None:
+        progress(server, "starting")
+        self._supervisor.start(server)
+        self._wait(server, lambda: readiness.answers(server, plan))
+        if server == "trino":
+            self._wait(server, lambda: readiness.trino_queries(plan))
+
+    def _wait(self, server: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS[server]
+        while not ready():
+            state = self._supervisor.states().get(server, {}).get("statename")
+            if state == "FATAL" or time.monotonic() > deadline:
+                raise StackError(
+                    f"{server} does not come up ({state}):\n{log_tail(self.layout.log(server), 8)}\n"
+                    f"Remedy: dp stack logs {server}; after a mend, dp stack up."
+                )
+            time.sleep(0.2)
+
+    def _endpoints(self, plan: Plan) -> dict[str, str]:
+        found = {SETTING[server]: plan.address(server) for server in SERVERS}
+        found["s3_region"] = plan.region
+        if "vault" in plan.ours:
+            found["vault_auth"] = "approle"
+            found["vault_role_id"] = bootstrap.platform_role_id(self.layout, plan.address("vault"))
+            found["vault_credential_file"] = str(self.layout.secret_id)
+        return found
+
+    def status(self) -> list[ServerStatus]:
+        """Return how each server is, in the order of their start."""
+        plan = Plan.read(self.layout)
+        if not plan.ports:
+            return []
+        states = self._supervisor.states()
+        return [self._status(server, plan, states.get(server, {})) for server in SERVERS]
+
+    def _status(self, server: str, plan: Plan, known: dict[str, object]) -> ServerStatus:
+        address = plan.address(server)
+        if server in plan.given:
+            answers = readiness.answers(server, plan)
+            return ServerStatus(server, "", "given" if answers else "dead", address)
+        state = _state(str(known.get("statename", "")), lambda: readiness.answers(server, plan))
+        process = _process(known.get("pid"))
+        if process is None:
+            return ServerStatus(server, VERSIONS[server], state, address)
+        since = datetime.fromtimestamp(process.create_time(), UTC)
+        memory = sum(map(_memory, (process, *process.children(recursive=True))))
+        return ServerStatus(server, VERSIONS[server], state, address, process.pid, memory, since)
+
+    def restart(self, server: str) -> None:
+        """End a server and start it again, with the secrets that Vault holds now.
+
+        Raises:
+            StackError: the stack doesn't run this server, or it doesn't come up.
+        """
+        plan = Plan.read(self.layout)
+        if server not in self._supervisor.states():
+            raise StackError(f"The stack runs no {server}. Remedy: dp stack up.")
+        self._supervisor.stop(server)
+        self._bring_up(server, plan, lambda *_: None)
+
+    def down(self, progress: Progress) -> None:
+        """End every server, the last started first, and the supervisor."""
+        with FileLock(self.layout.lock):
+            running = self._supervisor.states()
+            for server in reversed(SERVERS):
+                if server in running:
+                    progress(server, "stopping")
+                    self._supervisor.stop(server)
+                    progress(server, "stopped")
+            self._supervisor.shutdown()
+            self.layout.endpoints.unlink(missing_ok=True)
+
+    def purge(self) -> None:
+        """Remove data, configuration, logs and secrets of a stack that is down."""
+        shutil.rmtree(self.layout.root, ignore_errors=True)
+
+
+def _state(supervised: str, answers: Callable[[], bool]) -> State:
+    if supervised in ("RUNNING", "STARTING"):
+        return "running" if answers() else "starting"
+    return "starting" if supervised == "BACKOFF" else "dead"
+
+
+def _process(pid: object) -> psutil.Process | None:
+    if not isinstance(pid, int) or not pid:
+        return None
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _memory(process: psutil.Process) -> int:
+    """Return a process's share of memory: PostgreSQL's processes share pages, counted once here."""
+    try:
+        full = process.memory_full_info()
+        return getattr(full, "pss", full.rss)
+    except psutil.Error:
+        return 0
+
+
+def log_tail(path: Path, lines: int) -> str:
+    """Return the last lines of a log; empty where there is none."""
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def follow(path: Path, lines: int) -> Iterator[str]:
+    """Yield the last lines of a log, then each new one; a rotated log is opened anew."""
+    yield from log_tail(path, lines).splitlines()
+    position = path.stat().st_size if path.exists() else 0
+    while True:
+        if path.exists() and path.stat().st_size != position:
+            position = 0 if path.stat().st_size < position else position
+            with path.open(errors="replace") as file:
+                file.seek(position)
+                yield from file.read().splitlines()
+                position = file.tell()
+        time.sleep(0.3)

