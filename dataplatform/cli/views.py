@@ -15,7 +15,7 @@ app: Final = typer.Typer(help="Compare deployed views with their files.", no_arg
 @user_errors
 def status() -> None:
     """Say of each view whether it is deployed as its file says; exit code 1 where one is not."""
-    from dataplatform.lake.view_engine import drift, orphans
+    from dataplatform.lake.view_engine import drift, orphans, staleness
     from dataplatform.views import all_views
 
     engine = open_engine()
@@ -23,14 +23,28 @@ def status() -> None:
     differing = False
     for view in all_views().values():
         difference = drift(engine, view)
+        reason = staleness(engine, view) if difference is None else None
         state = {None: "as declared", "": "not deployed"}.get(difference, "differs from its file")
-        differing = differing or difference is not None
+        state = f"stale: {reason}" if reason else state
+        differing = differing or difference is not None or reason is not None
         listing.add_row(view.name, state)
     for name in orphans(engine, all_views()):
         listing.add_row(name, "its file is gone: dp views prune")
     console.out().print(listing)
     if differing:
-        console.fail("Not all views are as declared. Remedy: materialize the group views.")
+        console.fail("Not all views are as declared. Remedy: dp views deploy.")
+
+
+@app.command("deploy")
+@user_errors
+def deploy() -> None:
+    """Deploy again what is missing, differs from its file, or went stale with a table."""
+    from dataplatform.lake.view_engine import repair
+    from dataplatform.views import all_views
+
+    repaired = repair(open_engine(), all_views())
+    done = f"Deployed {', '.join(repaired)}." if repaired else "Every view is as declared."
+    console.out().print(done)
 
 
 @app.command("prune")
