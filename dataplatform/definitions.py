@@ -11,13 +11,11 @@ from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource
 from dataplatform.resources.views import ViewsResource
-from dataplatform.views import all_views
-from dataplatform.views.federated import federated_views
+from dataplatform.views import declared_views
 
 settings = Settings()
 engine_kind = "duckdb" if settings.profile == "local" else "trino"
-# Only Trino sees Dagster's database beside the lake.
-views = all_views() | ({} if settings.profile == "local" else federated_views())
+views = declared_views(settings.profile)
 
 defs = Definitions(
     assets=[*build_raw_assets(), build_table_assets(), *build_view_assets(views, engine_kind)],
