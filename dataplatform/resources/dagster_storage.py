@@ -100,7 +100,9 @@ class VaultPostgresStorage(DagsterPostgresStorage):
 def _url(address: str) -> str:
     place = urlsplit(address)
     # Named, as SQLAlchemy 2.1 takes psycopg 3 where no driver is.
-    return f"postgresql+psycopg2://{place.hostname}:{place.port or 5432}/{DATABASE}?plugin={_PLUGIN}"
+    return (
+        f"postgresql+psycopg2://{place.hostname}:{place.port or 5432}/{DATABASE}?plugin={_PLUGIN}"
+    )
 
 
 class VaultS3ComputeLogs(S3ComputeLogManager):
