@@ -113,7 +113,7 @@ def _build(
         if not permanent:
             for failure in failures if len(failures) > 1 else ():
                 # Dagster shows no traceback of a group's members.
-                context.log.error(str(failure), exc_info=failure)
+                context.log.exception(str(failure), exc_info=failure)
             raise
         raise Failure("\n".join(map(str, failures)), allow_retries=False) from error
 

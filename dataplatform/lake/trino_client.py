@@ -223,7 +223,7 @@ class TrinoClient:
         attempts = Retrying(
             retry=retry_if_exception_type(RETRYABLE),
             stop=stop_after_delay(self.server.retry_seconds),
-            wait=wait_exponential_jitter(initial=0.3, max=5),
+            wait=wait_exponential_jitter(multiplier=0.3, max=5),
             reraise=True,
         )
         return attempts(self._started, sql, params)
