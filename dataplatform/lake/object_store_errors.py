@@ -51,6 +51,10 @@ class InvalidKeyError(ObjectStoreError):
     """A folder holds an object whose key can't be addressed, so nothing below it is listed."""
 
 
+class StoreRefusedError(ObjectStoreError):
+    """The store does not take the request as it is: the same one fails again."""
+
+
 class StoreFailedError(ObjectStoreError):
     """The store answered with an error of its own. The same request may succeed later."""
 
@@ -64,6 +68,11 @@ _ACCESS_DENIED: Final[_Explained] = (
     "the key is not allowed to do this",
     "grant it in the policy of the key's user, or use another key",
 )
+_UNKNOWN_KEY: Final[_Explained] = (
+    StoreAccessError,
+    "the store does not know this access key",
+    _KEY,
+)
 _WRONG_SECRET: Final[_Explained] = (StoreAccessError, "the secret of the access key is wrong", _KEY)
 _STALE: Final[_Explained] = (
     StoreAccessError,
@@ -73,8 +82,11 @@ _STALE: Final[_Explained] = (
 _FULL: Final[_Explained] = (StoreFullError, "the store's disk is full", _ROOM)
 _QUOTA: Final[_Explained] = (StoreFullError, "the bucket's quota is full", _ROOM)
 
+_NO_OBJECT: Final = (None, "NoSuchKey")
 _CODES: Final[Mapping[str, _Explained]] = {
-    "InvalidAccessKeyId": (StoreAccessError, "the store does not know this access key", _KEY),
+    "InvalidAccessKeyId": _UNKNOWN_KEY,
+    # versitygw, under the status 404.
+    "XAdminUserNotFound": _UNKNOWN_KEY,
     "SignatureDoesNotMatch": _WRONG_SECRET,
     "AccessDenied": _ACCESS_DENIED,
     "AccountProblem": _ACCESS_DENIED,
@@ -105,11 +117,29 @@ _INVALID_KEY: Final[_Explained] = (
     "the key of an object there has an empty part or a control character",
     "rename or remove that object by another client, such as mc",
 )
+_REFUSED: Final[_Explained] = (
+    StoreRefusedError,
+    "the store refuses the request",
+    "look up the code in the store's documentation",
+)
 _FAILED: Final[_Explained] = (
     StoreFailedError,
     "the store failed",
     "look into the store's log, then run again",
 )
+
+
+_SIGNS: Final[Mapping[str, _Explained]] = {
+    "No space left on device": _FULL,
+    "StorageFull": _FULL,
+    "HTTP error": _UNREACHABLE,
+}
+"""Words of the client's, where there was no answer."""
+_KINDS: Final[Mapping[type[BaseException], _Explained]] = {
+    InvalidPathError: _INVALID_KEY,
+    PermissionDeniedError: _ACCESS_DENIED,
+    UnauthenticatedError: _ACCESS_DENIED,
+}
 
 
 def error_of(what: str, text: str, kind: type[BaseException]) -> ObjectStoreError | None:
@@ -121,7 +151,7 @@ def error_of(what: str, text: str, kind: type[BaseException]) -> ObjectStoreErro
         kind: what the client raised.
     """
     code, status = _first(r"<Code>(\w+)</Code>", text), _first(r"status code: (\d{3})", text)
-    if issubclass(kind, FileNotFoundError) and code != "NoSuchBucket":
+    if issubclass(kind, FileNotFoundError) and code in _NO_OBJECT:
         return None
     error, cause, remedy = _explain(text, code, status, kind)
     return error(what, cause, remedy, code or (status and f"HTTP {status}"))
@@ -132,15 +162,12 @@ def _explain(
 ) -> _Explained:
     if code is not None and code in _CODES:
         return _CODES[code]
-    if status and int(status) in _STATUSES:
-        return _STATUSES[int(status)]
-    if "No space left on device" in text or "StorageFull" in text:
-        return _FULL
-    if issubclass(kind, InvalidPathError):
-        return _INVALID_KEY
-    if issubclass(kind, (PermissionDeniedError, UnauthenticatedError)):
-        return _ACCESS_DENIED
-    return _FAILED if status or "HTTP error" not in text else _UNREACHABLE
+    if status:
+        return _STATUSES.get(int(status), _REFUSED if status.startswith("4") else _FAILED)
+    for sign, explained in _SIGNS.items():
+        if sign in text:
+            return explained
+    return _KINDS.get(kind, _FAILED)
 
 
 def _first(pattern: str, text: str) -> str | None:

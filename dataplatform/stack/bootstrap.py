@@ -27,7 +27,13 @@ from dataplatform.vault.rotation import Rotatable, Rotation
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
 
-BUCKETS: Final = ("datalake", "warehouse", "datalake-recorded", "warehouse-recorded")
+BUCKETS: Final = (
+    "datalake",
+    "warehouse",
+    "datalake-recorded",
+    "warehouse-recorded",
+    "dagster-logs",
+)
 MINIO_USERS: Final[dict[str, tuple[str, ...]]] = {
     "platform": BUCKETS,
     "trino": ("warehouse", "warehouse-recorded"),

