@@ -4,16 +4,20 @@ Every step looks first and changes only what is missing, so a second start chang
 layout and the making of secrets are those of `dataplatform.vault`; this module adds the order.
 """
 
+import base64
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
+from dataplatform.lake.buckets import BUCKETS, ensure_bucket
+from dataplatform.lake.minio_admin import POLICIES, MinIOAdmin
+from dataplatform.lake.s3 import S3Access
 from dataplatform.stack.launch import UNPRIVILEGED, open_vault, unprivileged
 from dataplatform.stack.layout import Layout, Plan, StackError, write_private
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id
@@ -27,19 +31,8 @@ from dataplatform.vault.rotation import Rotatable, Rotation
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
 
-BUCKETS: Final = (
-    "datalake",
-    "warehouse",
-    "datalake-recorded",
-    "warehouse-recorded",
-    "dagster-logs",
-)
-MINIO_USERS: Final[dict[str, tuple[str, ...]]] = {
-    "platform": BUCKETS,
-    "trino": ("warehouse", "warehouse-recorded"),
-    "catalog": ("warehouse", "warehouse-recorded"),
-}
-"""The consumers of the store, and the buckets that each may read and write."""
+MINIO_USERS: Final = ("platform", "trino", "catalog")
+"""The consumers of the store; the policy of each has its name."""
 POSTGRES_LOGINS: Final = ("dagster", "catalog", "trino")
 DATABASES: Final = ("dagster", "catalog")
 APP_ROLES: Final = ("platform", "rotation", "minio", "catalog", "trino")
@@ -49,7 +42,12 @@ APP_ROLES: Final = ("platform", "rotation", "minio", "catalog", "trino")
 _MINIO_STARTER: Final = (
     Declared(
         "sys/policies/acl/minio",
-        {"policy": f'path "{MOUNT}/data/minio/root" {{\n  capabilities = ["read"]\n}}\n'},
+        {
+            "policy": "".join(
+                f'path "{MOUNT}/data/minio/{name}" {{\n  capabilities = ["read"]\n}}\n'
+                for name in ("root", "kms")
+            )
+        },
     ),
     Declared("auth/approle/role/minio", {"token_policies": ["minio"], "token_ttl": 3600}),
     Declared("auth/approle/role/minio/role-id", {"role_id": "minio"}),
@@ -115,7 +113,16 @@ def bootstrap_vault(layout: Layout, plan: Plan) -> None:
 def vault_layout(server: PostgresServer | None = None) -> VaultLayout:
     """Return what stands in our Vault: the platform's layout, and the role of MinIO's starter."""
     declared = platform_layout(server.for_vault() if server else None)
-    return replace(declared, objects=(*declared.objects, *_MINIO_STARTER))
+    return replace(
+        declared,
+        objects=(*declared.objects, *_MINIO_STARTER),
+        initial={**declared.initial, "minio/kms": _new_minio_key},
+    )
+
+
+def _new_minio_key() -> dict[str, str]:
+    """Return a key by which MinIO encrypts its users' keys: without one they lie in clear text."""
+    return {"key": f"stack:{base64.b64encode(secrets.token_bytes(32)).decode()}"}
 
 
 def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:
@@ -200,36 +207,13 @@ def _make_database(cursor: "Cursor", name: str) -> None:
 
 def bootstrap_minio(plan: Plan) -> None:
     """Make the buckets, each consumer's policy, and its first keys."""
-    from minio import Minio, MinioAdmin
-    from minio.credentials import StaticProvider
-
     with closing(open_vault(plan, "setup")) as vault:
         root = vault.read("minio/root").values
-        keys = root["access_key"], root["secret_key"]
         address = plan.address("minio")
-        host = urlsplit(address).netloc
-        store = Minio(host, *keys, secure=False, region=plan.region)
+        access = S3Access(address, plan.region, root["access_key"], root["secret_key"])
         for bucket in BUCKETS:
-            if not store.bucket_exists(bucket):
-                store.make_bucket(bucket)
-        admin = MinioAdmin(endpoint=host, credentials=StaticProvider(*keys), secure=False)
-        for name, buckets in MINIO_USERS.items():
-            admin.policy_add(name, policy=bucket_policy(buckets))
+            ensure_bucket(access, bucket)
+        admin = MinIOAdmin(access)
+        for name, document in POLICIES.items():
+            admin.ensure_policy(name, document)
         issue_first(vault, [MinioUser(name, address, lambda: root) for name in MINIO_USERS])
-
-
-def bucket_policy(buckets: tuple[str, ...]) -> dict[str, Any]:
-    """Return the policy that lets a user list, read, write and delete in these buckets."""
-    arns = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
-    on_bucket = ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"]
-    on_object = [
-        *("s3:GetObject", "s3:PutObject", "s3:DeleteObject"),
-        *("s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"),
-    ]
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": on_bucket, "Resource": arns},
-            {"Effect": "Allow", "Action": on_object, "Resource": [f"{arn}/*" for arn in arns]},
-        ],
-    }

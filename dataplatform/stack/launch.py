@@ -15,7 +15,7 @@ from typing import Final
 
 from dataplatform.lake.jvm import find_java
 from dataplatform.lake.secrets import SecretError
-from dataplatform.stack.install import catalog_classpath, install_trino_java
+from dataplatform.stack.install import catalog_classpath
 from dataplatform.stack.layout import HOST, Layout, Plan, StackError
 from dataplatform.vault.auth import Login
 from dataplatform.vault.client import VaultClient
@@ -91,10 +91,11 @@ def unprivileged(command: list[str]) -> list[str]:
 
 def minio(layout: Layout, plan: Plan) -> Start:
     """Return how MinIO is started."""
-    [secret] = _secrets(plan, "minio", "minio/root")
+    root, kms = _secrets(plan, "minio", "minio/root", "minio/kms")
     environment = {
-        "MINIO_ROOT_USER": secret["access_key"],
-        "MINIO_ROOT_PASSWORD": secret["secret_key"],
+        "MINIO_ROOT_USER": root["access_key"],
+        "MINIO_ROOT_PASSWORD": root["secret_key"],
+        "MINIO_KMS_SECRET_KEY": kms["key"],
         "MINIO_REGION": plan.region,
         "MINIO_UPDATE": "off",
     }
@@ -137,14 +138,14 @@ def catalog(_layout: Layout, plan: Plan) -> Start:
 def trino(layout: Layout, plan: Plan) -> Start:
     """Return how Trino is started; its catalog files name these variables of the environment."""
     storage, database = _secrets(plan, "trino", "minio/trino", "postgres/trino")
-    java = install_trino_java()
+    java = str(plan.trino_java)
     environment = {
         "STACK_S3_ACCESS_KEY": storage["access_key"],
         "STACK_S3_SECRET_KEY": storage["secret_key"],
         "STACK_POSTGRES_USER": database["username"],
         "STACK_POSTGRES_PASSWORD": database["password"],
-        "JAVA_HOME": str(java),
-        "PATH": f"{java / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "JAVA_HOME": java,
+        "PATH": f"{java}/bin{os.pathsep}{os.environ['PATH']}",
     }
     folders = ["--etc-dir", str(layout.config("trino")), "--data-dir", str(layout.data("trino"))]
     return [str(plan.homes["trino"] / "bin" / "launcher"), "run", *folders], environment

@@ -160,6 +160,7 @@ class Plan(BaseModel):
     Attributes:
         ports: the port of each listener.
         homes: where each server is installed.
+        trino_java: the Java that Trino runs on.
         given: the addresses of the user's own servers.
         region: the region that S3 clients name.
         endpoints: every address, under the names of the settings; no secret.
@@ -169,6 +170,7 @@ class Plan(BaseModel):
 
     ports: dict[str, int] = {}
     homes: dict[str, Path] = {}
+    trino_java: Path | None = None
     given: dict[str, str] = {}
     region: str = REGION
     endpoints: dict[str, str] = {}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -135,10 +136,10 @@ class Stack:
 
     def _install(self, plan: Plan, progress: Progress) -> None:
         for server in plan.ours:
-            progress(server, f"installing {VERSIONS[server]}")
-            plan.homes[server] = INSTALLERS[server]()
+            tell = partial(progress, server)
+            plan.homes[server] = INSTALLERS[server](tell)
             if server == "trino":
-                install_trino_java()
+                plan.trino_java = install_trino_java(tell)
 
     def _configure(self, plan: Plan) -> None:
         if "vault" in plan.ours and not self.layout.seal_key.exists():
@@ -154,7 +155,8 @@ class Stack:
         PostgreSQL and MinIO come before those that start with the secrets made for them.
         """
         for server in plan.ours:
-            progress(server, "starting")
+            if not readiness.answers(server, plan):
+                progress(server, "starting")
             if server == "vault":
                 self._start_vault(plan)
             elif server == "postgres":
@@ -263,13 +265,10 @@ _SET_UP: Final = {
 def _set_up(server: str, plan: Plan) -> None:
     """Set a server up; what it says to that may repeat a secret, and is left to its log."""
     import psycopg2
-    import urllib3
-    from minio.error import MinioAdminException, MinioException
 
-    foreseen = (psycopg2.Error, MinioException, MinioAdminException, urllib3.exceptions.HTTPError)
     try:
         _SET_UP[server](plan)
-    except foreseen as error:
+    except psycopg2.Error as error:
         raise StackError(
             f"{server} could not be set up ({type(error).__name__})."
             f" Remedy: dp stack logs {server}; after a mend, dp stack up."
