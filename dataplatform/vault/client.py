@@ -21,6 +21,7 @@ from dataplatform.vault.errors import (
     VaultForbiddenError,
     VaultNotFoundError,
     VaultRefusedError,
+    VaultTlsError,
     error_of,
     login_error,
 )
@@ -59,6 +60,9 @@ class VaultClient:
         ca_file: the certificate authority of its TLS; None, the system's.
         timeout: seconds to wait for an answer.
         patience: seconds for all attempts at one request together.
+
+    Raises:
+        VaultTlsError: the authority's file is not there.
     """
 
     def __init__(
@@ -70,6 +74,12 @@ class VaultClient:
         timeout: float = 10.0,
         patience: float = 20.0,
     ) -> None:
+        if ca_file and not ca_file.is_file():
+            raise VaultTlsError(
+                f"Vault's certificate authority {ca_file}",
+                "there is no such file",
+                "correct DATAPLATFORM_VAULT_CA_FILE",
+            )
         self.address = address
         self._login = login
         self._patience = patience
