@@ -20,9 +20,13 @@ HADOOP_VERSION: Final = "3.3.4"
 S3_JARS: Final[dict[str, str]] = {
     # S3FileIO, by which Iceberg reads and writes tables in S3.
     f"org.apache.iceberg:iceberg-aws-bundle:{ICEBERG_VERSION}": "dd7e49ffa4ac9b215bed846581991259e3aec9bb2fa08d6cec029c46cd66d957",
-    # S3A, by which Spark reads raw files, and the 281 MB that it is compiled against.
+    # S3A, by which Spark reads raw files, and the 4 MB of the AWS SDK that it loads: the bundle of
+    # all services has 281. Of DynamoDB it only wants the class of an exception.
     f"org.apache.hadoop:hadoop-aws:{HADOOP_VERSION}": "53f9ae03c681a30a50aa17524bd9790ab596b28481858e54efd989a826ed3a4a",
-    "com.amazonaws:aws-java-sdk-bundle:1.12.262": "873fe7cf495126619997bec21c44de5d992544aea7e632fdc77adb1a0915bae5",
+    "com.amazonaws:aws-java-sdk-core:1.12.262": "06fed99f929c389e168278c1b111aaf1afb270d07202fbbce92e73d1e4279678",
+    "com.amazonaws:aws-java-sdk-s3:1.12.262": "a0cb7580178bc0d4d3558295a5bb890008478da8a6b3241989c71238b0ed3be5",
+    "com.amazonaws:aws-java-sdk-dynamodb:1.12.262": "7af4ba06d0d9b3c2ab435089caecd0567810d203aa285f7aa72861f1964d442e",
+    "com.amazonaws:jmespath-java:1.12.262": "9001ea993a45d82a2d3086edcbda8a40b4e012d049a70fbf071fd329c0fbd777",
 }
 
 # The servers of the profile `stack`, where one machine runs them all. Digests of what comes as a
