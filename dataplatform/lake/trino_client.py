@@ -13,10 +13,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from requests import Session
+from requests import Response, Session
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from trino import exceptions as client
 from trino.auth import Authentication
 from trino.dbapi import Connection, Cursor
@@ -152,6 +152,7 @@ class TrinoClient:
         again = Retry(
             total=5,
             connect=0,
+            other=0,
             backoff_factor=0.2,
             status_forcelist=(429, 502, 503, 504),
             allowed_methods=("GET", "DELETE"),
@@ -159,8 +160,7 @@ class TrinoClient:
         )
         session = Session()
         for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=again))
-        session.verify = str(self.server.ca_file) if self.server.ca_file else True
+            session.mount(scheme, _Verifying(self.server.ca_file, again))
         return session
 
     @cached_property
@@ -223,7 +223,7 @@ class TrinoClient:
         attempts = Retrying(
             retry=retry_if_exception_type(RETRYABLE),
             stop=stop_after_delay(self.server.retry_seconds),
-            wait=wait_exponential_jitter(initial=0.3, max=5),
+            wait=wait_random_exponential(multiplier=0.5, max=5),
             reraise=True,
         )
         return attempts(self._started, sql, params)
@@ -267,6 +267,20 @@ class TrinoClient:
             QueryError: it does not; the message says why.
         """
         return str(self.query("SELECT node_version FROM system.runtime.nodes").rows[0][0])
+
+
+class _Verifying(HTTPAdapter):
+    """Trusts the authority that is named: requests would prefer REQUESTS_CA_BUNDLE's."""
+
+    def __init__(self, ca_file: Path | None, retries: Retry) -> None:
+        super().__init__(max_retries=retries)
+        self._ca_file = ca_file
+
+    def send(self, *args: Any, **options: Any) -> Response:
+        """Send a request; see `HTTPAdapter.send`."""
+        if self._ca_file is not None:
+            options["verify"] = str(self._ca_file)
+        return super().send(*args, **options)
 
 
 @contextmanager
