@@ -4,7 +4,7 @@ Built on Trino's DBAPI client; without Dagster. What the client raises leaves he
 `trino_errors`.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -99,10 +99,19 @@ class Progress:
     peak_memory: int
     elapsed_ms: int
 
-    @property
-    def finished(self) -> bool:
-        """Whether this is its end."""
-        return self.state in ("FINISHED", "FAILED")
+    @classmethod
+    def of(cls, stats: Mapping[str, Any]) -> "Progress":
+        """Read what Trino's client keeps of a statement."""
+        return cls(
+            query_id=str(stats.get("queryId", "")),
+            state=str(stats.get("state", "")),
+            splits=int(stats.get("completedSplits", 0)),
+            total_splits=int(stats.get("totalSplits", 0)),
+            rows=int(stats.get("processedRows", 0)),
+            bytes=int(stats.get("processedBytes", 0)),
+            peak_memory=int(stats.get("peakMemoryBytes", 0)),
+            elapsed_ms=int(stats.get("elapsedTimeMillis", 0)),
+        )
 
     def __str__(self) -> str:
         return (
@@ -218,6 +227,7 @@ class TrinoClient:
         cursor = self._patiently(sql, None) if repeatable else self._started(sql, None)
         with self._cancelling(cursor):
             cursor.fetchall()
+        self.report(Progress.of(cursor.stats or {}))
 
     def _patiently(self, sql: str, params: Sequence[Any] | None) -> Cursor:
         attempts = Retrying(
@@ -239,6 +249,7 @@ class TrinoClient:
         with self._cancelling(cursor):
             while rows := cursor.fetchmany(BATCH_ROWS):
                 yield to_arrow(rows, schema)
+        self.report(Progress.of(cursor.stats or {}))
 
     @contextmanager
     def _cancelling(self, cursor: Cursor) -> Generator[None]:
@@ -292,23 +303,14 @@ def _trino_errors(where: str) -> Generator[None]:
 
 
 class _Reporter:
-    """Tells the progress once in `_REPORT_EVERY` and at the end, rather than at each page."""
+    """Tells the progress once in `_REPORT_EVERY` rather than at each page."""
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
         self._report = report
         self._next = _REPORT_EVERY
 
     def __call__(self, stats: dict[str, Any]) -> None:
-        now = Progress(
-            query_id=str(stats.get("queryId", "")),
-            state=str(stats.get("state", "")),
-            splits=int(stats.get("completedSplits", 0)),
-            total_splits=int(stats.get("totalSplits", 0)),
-            rows=int(stats.get("processedRows", 0)),
-            bytes=int(stats.get("processedBytes", 0)),
-            peak_memory=int(stats.get("peakMemoryBytes", 0)),
-            elapsed_ms=int(stats.get("elapsedTimeMillis", 0)),
-        )
-        if now.finished or now.elapsed_ms >= self._next:
+        now = Progress.of(stats)
+        if now.elapsed_ms >= self._next:
             self._next = now.elapsed_ms + _REPORT_EVERY
             self._report(now)

@@ -16,7 +16,7 @@ from dataplatform.lake.trino_client import Progress, TrinoClient, TrinoServer
 from dataplatform.lake.trino_engine import TrinoEngine
 from dataplatform.lake.views import Relation
 from dataplatform.tables import all_specs
-from dataplatform.views import declared_views
+from dataplatform.views import all_views
 from dataplatform_tests.trino import servers as running
 from dataplatform_tests.trino.servers import CATALOGS, Servers
 
@@ -73,7 +73,7 @@ def open_lake(servers: Servers, name: str, origin: Origin) -> TrinoLake:
         init_catalog_tables="false",
     )
     declared = [Relation("warehouse", spec) for spec in all_specs()]
-    declared += [view.relation for view in declared_views("stack").values()]
+    declared += [view.relation for view in all_views().values()]
     return TrinoLake(servers, name, TrinoEngine(client, catalog, origin, declared), client, reports)
 
 

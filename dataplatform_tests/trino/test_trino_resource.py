@@ -73,7 +73,7 @@ def test_a_run_is_named_to_trino_and_sees_its_progress(
     def counted(context: AssetExecutionContext, trino: TrinoResource) -> None:
         assert trino.query("SELECT count(*) FROM tpch.tiny.nation").rows == [(25,)]
         tags = trino.client("lake", Secrets({})).server.client_tags
-        assert tags == (f"dagster/run_id:{context.run_id}",)
+        assert tags == (f"dagster/run_id:{context.run.run_id}",)
 
     with DagsterInstance.ephemeral() as instance:
         resource = TrinoResource(url=servers.trino_url, catalog="lake")
