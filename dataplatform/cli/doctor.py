@@ -41,9 +41,9 @@ Check = Callable[["Settings"], Finding]
 
 @user_errors
 def doctor() -> None:
-    """Check Python, Java, Spark, store, catalog, DuckDB, API, Dagster and disk; exit 1 on a fault."""
+    """Check all that a run needs, from Python to disk, and the servers; exit 1 on a fault."""
     settings = load_settings()
-    findings = [_examined(check, settings) for check in CHECKS]
+    findings = [_examined(check, settings) for check in checks_of(settings.profile)]
     table = grid(["what", "state", "found", "remedy"], named=True)
     for finding in findings:
         add_row(table, [finding.what, finding.state, finding.detail, finding.remedy])
@@ -108,13 +108,14 @@ def java(_settings: "Settings") -> Finding:
     return Finding("Java", "ok", f"{java_version(home)} in {home}")
 
 
-def jars(_settings: "Settings") -> Finding:
+def jars(settings: "Settings") -> Finding:
     """The jars are in the cache, or can be fetched."""
     from dataplatform.lake.jvm import JavaNotFoundError, spark_jars
     from dataplatform.lake.maven import JarError
+    from dataplatform.profiles import lake_place
 
     try:
-        found = spark_jars()
+        found = spark_jars(lake_place(settings).spark_jars)
     except JavaNotFoundError:
         return Finding("jars", "fail", "not looked at: fetching them needs Java", "see Java")
     except JarError as error:
@@ -271,15 +272,37 @@ def disk(settings: "Settings") -> Finding:
     return Finding("disk", state, text, "" if state == "ok" else "free some, or move the lake")
 
 
-CHECKS: Final[tuple[Check, ...]] = (
-    python,
-    java,
-    jars,
-    spark,
-    store,
-    catalog,
-    duckdb,
-    api,
-    dagster,
-    disk,
-)
+def vault(settings: "Settings") -> Finding:
+    """Vault lets the platform in, and has its secrets."""
+    from dataplatform.lake.secrets import SecretError
+    from dataplatform.resources.vault import open_secrets
+
+    try:
+        open_secrets(settings).read("minio/platform")
+    except SecretError as error:
+        return from_message("Vault", str(error))
+    return Finding("Vault", "ok", f"{settings.vault_addr} gives the platform's secrets")
+
+
+def trino(settings: "Settings") -> Finding:
+    """Trino answers."""
+    from dataplatform.lake.dialect import QueryError
+    from dataplatform.lake.place import NotConfiguredError
+    from dataplatform.profiles import lake_place
+    from dataplatform.resources.servers import find_servers
+
+    try:
+        version = find_servers(settings).trino(lake_place(settings).origin).version
+    except (QueryError, NotConfiguredError) as error:
+        return from_message("Trino", str(error))
+    return Finding("Trino", "ok", f"{version} at {settings.trino_url}")
+
+
+_ALWAYS: Final[tuple[Check, ...]] = (python, java, jars, spark)
+
+
+def checks_of(profile: str) -> tuple[Check, ...]:
+    """Return what is looked at in a profile, in the order in which one thing needs another."""
+    engine = (duckdb,) if profile == "local" else (trino,)
+    servers = () if profile == "local" else (vault,)
+    return (*_ALWAYS, *servers, store, *engine, catalog, api, dagster, disk)

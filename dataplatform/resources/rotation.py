@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from dataplatform.profiles import Settings
 from dataplatform.resources.coingecko import TIERS
 from dataplatform.resources.vault import VaultResource
 
@@ -64,3 +65,15 @@ class RotationResource(ConfigurableResource):
             header=rules.header or "",
             probe="/key" if self.coingecko_tier == "pro" else "/ping",
         )
+
+
+def build_rotation_resources(settings: Settings) -> dict[str, ConfigurableResource]:
+    """Return what the rotation job needs on servers; nothing on `local`, which has no such job."""
+    if settings.profile == "local":
+        return {}
+    rotation = RotationResource(
+        s3_endpoint=settings.s3_endpoint,
+        postgres_url=settings.postgres_url,
+        coingecko_tier=settings.coingecko_tier,
+    )
+    return {"rotation": rotation, "rotation_vault": VaultResource.for_rotation(settings)}
