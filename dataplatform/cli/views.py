@@ -1,4 +1,4 @@
-"""`dp views`: compare deployed views with their files, and remove those whose file is gone."""
+"""`dp views`: compare deployed views with their files, mend them, remove those without a file."""
 
 from typing import Annotated, Final
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from dataplatform.cli import app
 from dataplatform.lake.views import ViewSpec, parse_view
 from dataplatform.lake.writer_lock import file_lock
+from dataplatform.views import all_views
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
 
 SOURCE = "recorded lake · Data provided by CoinGecko"
@@ -280,6 +281,15 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
     assert "Dropped cheap" in dp("views", "prune", "--yes").stdout
     assert lake.engine.deployed() == []
     assert "has its file" in dp("views", "prune").stdout
+
+
+def test_views_deploy_mends_what_status_complains_about(lake: SmallLake) -> None:
+    fails(dp("views", "deploy"), "not built")
+    for view in all_views().values():
+        lake.create_for(view)
+    assert "latest_prices" in dp("views", "deploy").stdout
+    assert "Every view is as declared" in dp("views", "deploy").stdout
+    assert dp("views", "status").exit_code == 0
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -119,6 +119,6 @@ def test_a_division_by_zero_says_what_to_write(engines: tuple[SqlEngine, SqlEngi
             engine.query("SELECT source_rank / 0 AS x FROM daily_prices")
 
 
-def test_what_a_limit_cuts_off_is_not_read(trino: TrinoLake) -> None:
+def test_an_empty_lake_says_so(trino: TrinoLake) -> None:
     with pytest.raises(NotBuiltError, match="empty"):
         trino.engine.query("SELECT 1 FROM nothing_here")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pytest
@@ -83,10 +84,11 @@ def test_an_answer_is_streamed_in_batches(trino: TrinoLake) -> None:
 
 
 def test_a_limit_ends_the_statement(servers: Servers) -> None:
-    asking = client(servers, source="limited")
+    source = f"limited-{uuid4()}"
+    asking = client(servers, source=source)
     result = asking.query("SELECT orderkey FROM tpch.sf100.orders", limit=3)
     assert (len(result.rows), result.truncated) == (3, True)
-    (state,) = wait_for(servers, "limited", "FAILED")
+    (state,) = wait_for(servers, source, "FAILED")
     assert state == ("FAILED", "USER_CANCELED")
 
 
@@ -106,9 +108,10 @@ def test_progress_is_reported_on_the_way(trino: TrinoLake, monkeypatch: pytest.M
 
 
 def test_source_and_tags_say_who_asks(servers: Servers) -> None:
-    asking = client(servers, source="tagged", client_tags=("dagster/run_id:42",))
+    source = f"tagged-{uuid4()}"
+    asking = client(servers, source=source, client_tags=("dagster/run_id:42",))
     asking.query("SELECT 1 AS x")
-    assert states(servers, "tagged") == [("FINISHED", None)]
+    assert states(servers, source) == [("FINISHED", None)]
 
 
 def test_quoted_names_are_one_identifier(trino: TrinoLake) -> None:
