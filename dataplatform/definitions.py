@@ -11,13 +11,15 @@ from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource
 from dataplatform.resources.views import ViewsResource
+from dataplatform.views import declared_views
 
 settings = Settings()
 engine_kind = "duckdb" if settings.profile == "local" else "trino"
+views = declared_views(settings.profile)
 
 defs = Definitions(
-    assets=[*build_raw_assets(), build_table_assets(), *build_view_assets(engine_kind=engine_kind)],
-    asset_checks=[build_view_checks()],
+    assets=[*build_raw_assets(), build_table_assets(), *build_view_assets(views, engine_kind)],
+    asset_checks=[build_view_checks(views)],
     jobs=build_jobs(),
     schedules=build_schedules(),
     sensors=build_sensors(),

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from dataplatform.lake.secrets import SecretError
 from dataplatform.resources.rotation import RotationResource
+from dataplatform.resources.vault import VaultResource
 
 if TYPE_CHECKING:
     from dataplatform.vault.rotation import Rotated
@@ -43,15 +44,20 @@ class RotationConfig(Config):
 
 @op
 def rotate_secrets(
-    context: OpExecutionContext, config: RotationConfig, rotation: RotationResource
+    context: OpExecutionContext,
+    config: RotationConfig,
+    rotation: RotationResource,
+    rotation_vault: VaultResource,
 ) -> None:
     """Rotate each secret; one that can't be rotated does not keep the others from it.
 
     Raises:
         Failure: a secret could not be rotated. It is as it was, and running again goes on there.
     """
-    consumers = rotation.consumers()
-    mechanism = rotation.rotation(timedelta(days=config.min_age_days))
+    from dataplatform.vault.rotation import Rotation
+
+    consumers = rotation.consumers(rotation_vault)
+    mechanism = Rotation(rotation_vault.client, timedelta(days=config.min_age_days))
     done: list[Rotated] = []
     failed: list[SecretError] = []
     for path in _chosen(config.secrets, list(consumers)):

@@ -7,6 +7,7 @@ from dataplatform.cli.console import UserError
 if TYPE_CHECKING:
     from dataplatform.lake.place import LakePlace
     from dataplatform.lake.view_engine import QueryEngine
+    from dataplatform.lake.views import ViewSpec
 
 
 def open_lake() -> "LakePlace":
@@ -29,8 +30,15 @@ def open_engine() -> "QueryEngine":
     from dataplatform.lake.spec import NAMESPACE
     from dataplatform.lake.views import Relation
     from dataplatform.tables import all_specs
-    from dataplatform.views import all_views
 
     declared = [Relation(NAMESPACE, name) for name in all_specs()]
-    declared += [view.relation for view in all_views().values()]
+    declared += [view.relation for view in views_here().values()]
     return open_lake().engine(declared)
+
+
+def views_here() -> "dict[str, ViewSpec]":
+    """Return the views that the profile in force declares."""
+    from dataplatform.profiles import Settings
+    from dataplatform.views import declared_views
+
+    return declared_views(Settings().profile)

@@ -20,7 +20,7 @@ from dataplatform.cli.console import (
     size_text,
     user_errors,
 )
-from dataplatform.cli.lake import open_engine
+from dataplatform.cli.lake import open_engine, views_here
 from dataplatform.lake.spec import NAMESPACE
 
 if TYPE_CHECKING:
@@ -199,9 +199,7 @@ def _table_rows(engine: "QueryEngine") -> list[list[str]]:
 
 
 def _view_rows(engine: "QueryEngine") -> list[list[str]]:
-    from dataplatform.views import all_views
-
-    views = all_views()
+    views = views_here()
     deployed = engine.deployed()
     rows = []
     for name in sorted({*views, *deployed}):
@@ -261,18 +259,16 @@ def _version_clause(relation: "Relation", at: str) -> str:
 
 
 def _show_columns(engine: "QueryEngine", relation: "Relation", found: "Table | None") -> None:
-    from dataplatform.views import all_views
-
     types = engine.describe(str(relation))
     docs: dict[str, str] = {}
     description = ""
     if found is not None:
         docs = {field.name: field.doc or "" for field in found.schema().fields}
         description = found.properties.get("comment", "")
-    elif relation.name in all_views():
+    elif relation.name in views_here():
         from dataplatform.lake.view_sql import column_docs
 
-        view = all_views()[relation.name]
+        view = views_here()[relation.name]
         docs, description = column_docs(view), view.description
     listing = grid(["column", "type", "meaning"], named=True)
     for column, kind in types.items():

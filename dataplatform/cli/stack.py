@@ -31,11 +31,14 @@ def _stack_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         from dataplatform.lake.jvm import JavaNotFoundError
         from dataplatform.lake.maven import JarError
+        from dataplatform.lake.object_store_errors import ObjectStoreError
+        from dataplatform.lake.secrets import SecretError
         from dataplatform.stack.layout import StackError
 
+        foreseen = (StackError, SecretError, ObjectStoreError, JarError, JavaNotFoundError)
         try:
             return command(*args, **kwargs)
-        except (StackError, JarError, JavaNotFoundError) as error:
+        except foreseen as error:
             raise UserError(str(error)) from error
 
     return user_errors(_guarded)
@@ -103,6 +106,15 @@ def logs(
             typer.echo(line)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+@app.command("restart")
+@_stack_errors
+def restart(
+    name: Annotated[str, typer.Argument(help="vault, postgres, minio, catalog or trino.")],
+) -> None:
+    """End a server and start it again, with the secrets that Vault holds now."""
+    _stack().restart(name, _progress(time.monotonic()))
 
 
 @app.command("down")

@@ -229,7 +229,8 @@ def _materializations(settings: "Settings", origin: "Origin") -> Events:
     apart. None of it is needed for tables, which know when they changed.
     """
     home = dagster_home(settings)
-    if not (home / "history").exists():
+    # In SQLite there is nothing before the first run, and opening it would make the files.
+    if not (home / ("history" if settings.profile == "local" else "dagster.yaml")).exists():
         return {}
     from dagster import AssetKey, DagsterInstance
 

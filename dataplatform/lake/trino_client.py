@@ -4,7 +4,7 @@ Built on Trino's DBAPI client; without Dagster. What the client raises leaves he
 `trino_errors`.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,10 +13,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from requests import Session
+from requests import Response, Session
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from trino import exceptions as client
 from trino.auth import Authentication
 from trino.dbapi import Connection, Cursor
@@ -99,10 +99,19 @@ class Progress:
     peak_memory: int
     elapsed_ms: int
 
-    @property
-    def finished(self) -> bool:
-        """Whether this is its end."""
-        return self.state in ("FINISHED", "FAILED")
+    @classmethod
+    def of(cls, stats: Mapping[str, Any]) -> "Progress":
+        """Read what Trino's client keeps of a statement."""
+        return cls(
+            query_id=str(stats.get("queryId", "")),
+            state=str(stats.get("state", "")),
+            splits=int(stats.get("completedSplits", 0)),
+            total_splits=int(stats.get("totalSplits", 0)),
+            rows=int(stats.get("processedRows", 0)),
+            bytes=int(stats.get("processedBytes", 0)),
+            peak_memory=int(stats.get("peakMemoryBytes", 0)),
+            elapsed_ms=int(stats.get("elapsedTimeMillis", 0)),
+        )
 
     def __str__(self) -> str:
         return (
@@ -152,6 +161,7 @@ class TrinoClient:
         again = Retry(
             total=5,
             connect=0,
+            other=0,
             backoff_factor=0.2,
             status_forcelist=(429, 502, 503, 504),
             allowed_methods=("GET", "DELETE"),
@@ -159,8 +169,7 @@ class TrinoClient:
         )
         session = Session()
         for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=again))
-        session.verify = str(self.server.ca_file) if self.server.ca_file else True
+            session.mount(scheme, _Verifying(self.server.ca_file, again))
         return session
 
     @cached_property
@@ -218,12 +227,13 @@ class TrinoClient:
         cursor = self._patiently(sql, None) if repeatable else self._started(sql, None)
         with self._cancelling(cursor):
             cursor.fetchall()
+        self.report(Progress.of(cursor.stats or {}))
 
     def _patiently(self, sql: str, params: Sequence[Any] | None) -> Cursor:
         attempts = Retrying(
             retry=retry_if_exception_type(RETRYABLE),
             stop=stop_after_delay(self.server.retry_seconds),
-            wait=wait_exponential_jitter(initial=0.3, max=5),
+            wait=wait_random_exponential(multiplier=0.5, max=5),
             reraise=True,
         )
         return attempts(self._started, sql, params)
@@ -239,6 +249,7 @@ class TrinoClient:
         with self._cancelling(cursor):
             while rows := cursor.fetchmany(BATCH_ROWS):
                 yield to_arrow(rows, schema)
+        self.report(Progress.of(cursor.stats or {}))
 
     @contextmanager
     def _cancelling(self, cursor: Cursor) -> Generator[None]:
@@ -269,6 +280,20 @@ class TrinoClient:
         return str(self.query("SELECT node_version FROM system.runtime.nodes").rows[0][0])
 
 
+class _Verifying(HTTPAdapter):
+    """Trusts the authority that is named: requests would prefer REQUESTS_CA_BUNDLE's."""
+
+    def __init__(self, ca_file: Path | None, retries: Retry) -> None:
+        super().__init__(max_retries=retries)
+        self._ca_file = ca_file
+
+    def send(self, *args: Any, **options: Any) -> Response:
+        """Send a request; see `HTTPAdapter.send`."""
+        if self._ca_file is not None:
+            options["verify"] = str(self._ca_file)
+        return super().send(*args, **options)
+
+
 @contextmanager
 def _trino_errors(where: str) -> Generator[None]:
     try:
@@ -278,23 +303,14 @@ def _trino_errors(where: str) -> Generator[None]:
 
 
 class _Reporter:
-    """Tells the progress once in `_REPORT_EVERY` and at the end, rather than at each page."""
+    """Tells the progress once in `_REPORT_EVERY` rather than at each page."""
 
     def __init__(self, report: Callable[[Progress], None]) -> None:
         self._report = report
         self._next = _REPORT_EVERY
 
     def __call__(self, stats: dict[str, Any]) -> None:
-        now = Progress(
-            query_id=str(stats.get("queryId", "")),
-            state=str(stats.get("state", "")),
-            splits=int(stats.get("completedSplits", 0)),
-            total_splits=int(stats.get("totalSplits", 0)),
-            rows=int(stats.get("processedRows", 0)),
-            bytes=int(stats.get("processedBytes", 0)),
-            peak_memory=int(stats.get("peakMemoryBytes", 0)),
-            elapsed_ms=int(stats.get("elapsedTimeMillis", 0)),
-        )
-        if now.finished or now.elapsed_ms >= self._next:
+        now = Progress.of(stats)
+        if now.elapsed_ms >= self._next:
             self._next = now.elapsed_ms + _REPORT_EVERY
             self._report(now)

@@ -19,6 +19,7 @@ from dataplatform.lake.sql_engine import ResultStream, SqlEngine, snapshot_at
 from dataplatform.lake.trino_client import TrinoClient, literal, quoted
 from dataplatform.lake.trino_errors import UnknownRelationError
 from dataplatform.lake.trino_types import spoken
+from dataplatform.lake.view_engine import staleness
 from dataplatform.lake.view_sql import DIALECT, column_docs, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
 
@@ -158,14 +159,7 @@ class TrinoEngine(SqlEngine):
         if (live.comment, live.security) != (view.description, "INVOKER"):
             return False
         comments = {name: comment for name, (_, comment) in self._columns(view.relation).items()}
-        return comments == column_docs(view) and self._binds(view.relation)
-
-    def _binds(self, relation: Relation) -> bool:
-        try:
-            self._client.query(f"SELECT * FROM {_name(relation)} LIMIT 0")  # noqa: S608  quoted
-        except QueryError:
-            return False
-        return True
+        return comments == column_docs(view) and staleness(self, view) is None
 
     def _columns(self, relation: Relation) -> dict[str, tuple[str, str]]:
         """Return type and comment of each column."""

@@ -76,6 +76,7 @@ _MEANINGS: Final[dict[str, _Meaning]] = {
     "SCHEMA_NOT_FOUND": (UnknownRelationError, "SHOW SCHEMAS lists what there is"),
     "CATALOG_NOT_FOUND": (UnknownCatalogError, "SHOW CATALOGS lists what Trino has"),
     "MISSING_CATALOG_NAME": (UnknownCatalogError, "name the catalog"),
+    "DIVISION_BY_ZERO": (QueryError, "divide by nullif(…, 0), which gives null instead"),
     "VIEW_IS_STALE": (StaleViewError, "materialize the view to deploy it again"),
     "INVALID_VIEW": (StaleViewError, "materialize the view to deploy it again"),
     "PERMISSION_DENIED": (AccessDeniedError, _ASK_ADMIN),

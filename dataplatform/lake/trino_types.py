@@ -33,7 +33,7 @@ def spoken(kind: str) -> str:
     Trino gives the literal 'ohlc' the type varchar(4) and DATE + time the precision that was written;
     what is stored is varchar and timestamp(6).
     """
-    return _PRECISION.sub("timestamp(6)", _LENGTH.sub("varchar", kind))
+    return _PRECISION.sub("timestamp(6)", _LENGTH.sub("varchar", kind.lower()))
 
 
 def arrow_type(kind: str) -> pa.DataType:

@@ -124,6 +124,51 @@ def drift(engine: ViewEngine, view: ViewSpec) -> str | None:
     return "\n".join(unified_diff(ours, theirs, "declared", "live", lineterm="")) or None
 
 
+def staleness(engine: ViewEngine, view: ViewSpec) -> str | None:
+    """Return why a deployed view no longer answers, or None where it does.
+
+    Trino stores a view's columns and their types: when a table that it reads gets a wider type or
+    loses a column, the view fails until it is deployed again.
+
+    Raises:
+        EngineFailedError: the engine could not tell.
+    """
+    from dataplatform.lake.dialect import EngineFailedError, QueryError
+
+    try:
+        engine.query(f"SELECT * FROM {view.relation} LIMIT 0")  # noqa: S608  a declared name
+    except EngineFailedError:
+        raise
+    except QueryError as error:
+        return str(error)
+    return None
+
+
+def stale(engine: ViewEngine, views: Mapping[str, ViewSpec]) -> dict[str, str]:
+    """Return the deployed views that no longer answer, each with the reason."""
+    deployed = set(engine.deployed())
+    reasons = {n: staleness(engine, view) for n, view in views.items() if n in deployed}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def repair(engine: ViewEngine, views: Mapping[str, ViewSpec]) -> list[str]:
+    """Deploy again the views that differ from their files or are stale; return their names.
+
+    Args:
+        engine: where they are deployed.
+        views: by name, each after those it reads.
+
+    Raises:
+        QueryError: one can't be: a column that it reads is gone.
+    """
+    repaired = []
+    for name, view in views.items():
+        if drift(engine, view) is not None or staleness(engine, view) is not None:
+            engine.deploy(view)
+            repaired.append(name)
+    return repaired
+
+
 def orphans(engine: ViewEngine, views: Mapping[str, ViewSpec]) -> list[str]:
     """Return the live views that no file declares any more."""
     return [name for name in engine.deployed() if name not in views]

@@ -64,6 +64,10 @@ class VaultLogin(CreateEnginePlugin):
         """Take part in the making of an engine; nothing is changed yet."""
         super().__init__(url, kwargs)
 
+    def update_url(self, url: URL) -> URL:
+        """Return the URL as it is: nothing of it is for this plug-in alone."""
+        return url
+
     def engine_created(self, engine: Engine) -> None:
         """Have the engine log in as Vault says."""
 
@@ -95,7 +99,10 @@ class VaultPostgresStorage(DagsterPostgresStorage):
 
 def _url(address: str) -> str:
     place = urlsplit(address)
-    return f"postgresql://{place.hostname}:{place.port or 5432}/{DATABASE}?plugin={_PLUGIN}"
+    # Named, as SQLAlchemy 2.1 takes psycopg 3 where no driver is.
+    return (
+        f"postgresql+psycopg2://{place.hostname}:{place.port or 5432}/{DATABASE}?plugin={_PLUGIN}"
+    )
 
 
 class VaultS3ComputeLogs(S3ComputeLogManager):

@@ -1,7 +1,6 @@
-"""What the rotation job talks to: Vault, and the servers whose secrets it replaces."""
+"""The servers whose secrets the rotation job replaces."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dagster import ConfigurableResource
@@ -12,14 +11,13 @@ from dataplatform.resources.vault import VaultResource
 
 if TYPE_CHECKING:
     from dataplatform.vault.consumers import CoinGeckoKey
-    from dataplatform.vault.rotation import Rotatable, Rotation
+    from dataplatform.vault.rotation import Rotatable
 
 
 class RotationResource(ConfigurableResource):
-    """Rotates the platform's secrets; no field holds one.
+    """Who uses the secrets that are rotated, and where; no field holds one.
 
     Attributes:
-        vault: logs in as the role `rotation`.
         s3_endpoint: MinIO's address; None, its keys are not rotated, as for another S3 store.
         postgres_url: PostgreSQL's address without a user; None, its logins are not rotated.
         minio_users: consumers with keys to MinIO, each under a policy of its name.
@@ -28,7 +26,6 @@ class RotationResource(ConfigurableResource):
         coingecko_base_url: another address of the API, without user and password.
     """
 
-    vault: VaultResource
     s3_endpoint: str | None = None
     postgres_url: str | None = None
     minio_users: list[str] = Field(default=["platform", "trino", "catalog"])
@@ -36,32 +33,26 @@ class RotationResource(ConfigurableResource):
     coingecko_tier: str | None = None
     coingecko_base_url: str | None = None
 
-    def rotation(self, min_age: timedelta) -> "Rotation":
-        """Return the mechanism; nothing is asked yet.
+    def consumers(self, vault: VaultResource) -> "dict[str, Rotatable]":
+        """Return who uses a secret that can be rotated, by the secret's path; nothing is asked yet.
 
         Args:
-            min_age: a secret younger than this is not replaced.
+            vault: where the administrators' secrets are read, when they are needed.
         """
-        from dataplatform.vault.rotation import Rotation
-
-        return Rotation(self.vault.client, min_age)
-
-    def consumers(self) -> "dict[str, Rotatable]":
-        """Return who uses a secret that can be rotated, by the secret's path."""
         from dataplatform.vault.consumers import MinioUser, PostgresLogin
         from dataplatform.vault.postgres import PostgresServer
 
-        root, superuser = self._reader("minio/root"), self._reader("postgres/superuser")
+        def reader(path: str) -> "Callable[[], Mapping[str, str]]":
+            return lambda: vault.read(path)
+
         found: list[Rotatable] = [self._coingecko_key()]
         if self.s3_endpoint:
+            root = reader("minio/root")
             found += [MinioUser(name, self.s3_endpoint, root) for name in self.minio_users]
         if self.postgres_url:
-            server = PostgresServer(self.postgres_url, superuser)
+            server = PostgresServer(self.postgres_url, reader("postgres/superuser"))
             found += [PostgresLogin(name, server) for name in self.postgres_logins]
         return {each.path: each for each in found}
-
-    def _reader(self, path: str) -> "Callable[[], Mapping[str, str]]":
-        return lambda: self.vault.read(path)
 
     def _coingecko_key(self) -> "CoinGeckoKey":
         from dataplatform.vault.consumers import CoinGeckoKey

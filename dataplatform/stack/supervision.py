@@ -14,7 +14,11 @@ from dataplatform.stack.layout import Layout, StackError
 
 _START_SECONDS: Final = 20.0
 _STOP_SECONDS: Final = 90.0
+_ORPHAN_SECONDS: Final = 20.0
 _WITHOUT_WAITING: Final = False
+
+_MARK: Final = "DATAPLATFORM_STACK"
+"""The variable that tells the processes of a stack from all others: it names the stack's folder."""
 
 _INHERITED: Final = (
     *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH"),
@@ -53,6 +57,7 @@ class Supervisor:
         config = str(self._layout.supervisor_config)
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", config]
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        environment[_MARK] = str(self._layout.root)
         run = subprocess.run(  # noqa: S603
             command, env=environment, capture_output=True, text=True, check=False
         )
@@ -65,6 +70,24 @@ class Supervisor:
             f"The supervisor did not start: {(run.stderr or run.stdout).strip() or 'no answer'}."
             f" Remedy: see {self._layout.log('supervisor')}."
         )
+
+    def end_orphans(self) -> None:
+        """End the servers that a killed supervisor left behind: nobody watches over them."""
+        if self.process:
+            return
+        found = [one for one in psutil.process_iter() if self._is_ours(one)]
+        for process in found:
+            process.terminate()
+        _, alive = psutil.wait_procs(found, timeout=_ORPHAN_SECONDS)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=_ORPHAN_SECONDS)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(_MARK) == str(self._layout.root)
+        except (psutil.Error, OSError):
+            return False
 
     def states(self) -> dict[str, dict[str, Any]]:
         """Return what supervisor knows of each server: its state, pid and time of start."""

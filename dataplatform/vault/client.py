@@ -21,8 +21,11 @@ from dataplatform.vault.errors import (
     VaultForbiddenError,
     VaultNotFoundError,
     VaultRefusedError,
+    VaultTlsError,
+    VaultUnreachableError,
     error_of,
     login_error,
+    standby_error,
 )
 from dataplatform.vault.leases import DatabaseCredentials, Lease, kept_alive
 
@@ -31,6 +34,7 @@ T = TypeVar("T")
 MOUNT: Final = "dataplatform"
 """Where the KV engine is mounted; the transit key has the same name."""
 _LONGEST_WAIT: Final = 5.0
+_STANDBY_STATUS: Final = 429
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class VaultClient:
         ca_file: the certificate authority of its TLS; None, the system's.
         timeout: seconds to wait for an answer.
         patience: seconds for all attempts at one request together.
+
+    Raises:
+        VaultTlsError: the authority's file is not there.
     """
 
     def __init__(
@@ -70,6 +77,12 @@ class VaultClient:
         timeout: float = 10.0,
         patience: float = 20.0,
     ) -> None:
+        if ca_file and not ca_file.is_file():
+            raise VaultTlsError(
+                f"Vault's certificate authority {ca_file}",
+                "there is no such file",
+                "correct DATAPLATFORM_VAULT_CA_FILE",
+            )
         self.address = address
         self._login = login
         self._patience = patience
@@ -314,4 +327,20 @@ class VaultClient:
         try:
             yield
         except (HvacError, requests.RequestException) as error:
-            raise error_of(error, subject, self.address) from error
+            raise self._explained(error_of(error, subject, self.address)) from error
+
+    def _explained(self, error: VaultError) -> VaultError:
+        """Return why nothing came: a server that stands by points at an active one that is gone."""
+        if not isinstance(error, VaultUnreachableError) or not self._stands_by():
+            return error
+        waiting = standby_error(error.subject)
+        waiting.perhaps_done = error.perhaps_done
+        return waiting
+
+    def _stands_by(self) -> bool:
+        try:
+            health = self._vault().adapter.get("/v1/sys/health", raise_exception=False)
+        except requests.RequestException:
+            return False
+        # The parsed body where all is well, else the response.
+        return getattr(health, "status_code", None) == _STANDBY_STATUS

@@ -19,10 +19,12 @@ class VaultError(SecretError):
     Attributes:
         transient: the same request may succeed in a moment.
         perhaps_done: it may have been carried out, and only the answer was lost.
+        said: Vault's own words.
     """
 
     transient: ClassVar[bool] = False
     perhaps_done: bool = False
+    said: str = ""
 
 
 class VaultSettingsError(VaultError):
@@ -190,6 +192,15 @@ def error_of(error: Exception, subject: str, address: str) -> VaultError:
     return missed
 
 
+def standby_error(subject: str) -> VaultStandbyError:
+    """Return what it means that a server stands by and nobody is active."""
+    return VaultStandbyError(
+        subject,
+        "this server stands by and knows no active one",
+        "wait for the election to end, and see that most servers are up",
+    )
+
+
 def login_error(error: VaultError, method: str) -> VaultError:
     """Return what a failed login means: a refused login is no forbidden path."""
     if not isinstance(error, VaultForbiddenError | VaultRefusedError | VaultNotFoundError):
@@ -202,7 +213,7 @@ def login_error(error: VaultError, method: str) -> VaultError:
         )
     return VaultLoginError(
         error.subject,
-        f"Vault refused the login by {method}: {error.cause}",
+        f"Vault refused the login by {method} ({error.said or error.cause})",
         "check DATAPLATFORM_VAULT_ROLE_ID and the file DATAPLATFORM_VAULT_CREDENTIAL_FILE names",
     )
 
@@ -210,6 +221,12 @@ def login_error(error: VaultError, method: str) -> VaultError:
 def _refusal(error: hvac_errors.VaultError, subject: str) -> VaultError:
     # Vault lists its errors on lines of their own.
     said = " ".join(str(error.args[0] or "").split())[:300] if error.args else ""
+    refusal = _explained(error, subject, said)
+    refusal.said = said
+    return refusal
+
+
+def _explained(error: hvac_errors.VaultError, subject: str, said: str) -> VaultError:
     for fragment, kind, cause, remedy in _SAYINGS:
         if fragment in said.lower():
             return kind(subject, cause, remedy)

@@ -66,7 +66,7 @@ class RunningStack:
 
     def restart(self, server: str) -> None:
         """End a server, start it again and wait until it answers."""
-        self.stack.restart(server)
+        self.stack.restart(server, quiet)
 
     def kill(self, server: str) -> int:
         """Kill a server's process as the machine would; returns its pid."""

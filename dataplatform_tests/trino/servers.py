@@ -1,5 +1,8 @@
 """Trino on PostgreSQL with files beneath: what the tests of this folder ask, started once."""
 
+import base64
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import psycopg2
 
@@ -26,6 +30,26 @@ START_SECONDS: Final = 180.0
 CATALOGS: Final = {"lake": "live", "recorded": "recorded"}
 """Trino's catalogs, each with the name that the Iceberg catalog's rows have."""
 _ENDS: Final = 20.0
+USER: Final = "platform"
+PASSWORD: Final = "p@ss: word/1"
+STRANGER: Final = "stranger"
+"""A user who may read tables and change nothing."""
+_RULES: Final = {
+    "catalogs": [
+        {"user": STRANGER, "catalog": "tpch|recorded", "allow": "read-only"},
+        {"user": STRANGER, "allow": "none"},
+        {"allow": "all"},
+    ]
+}
+_HEADER: Final = {"alg": "RS256", "typ": "JWT"}
+_JVM: Final = (
+    "-Xmx1G",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Duser.timezone=UTC",
+    "-Djdk.attach.allowAttachSelf=true",
+    "--add-modules=jdk.incubator.vector",
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +58,16 @@ class Servers:
 
     root: Path
     trino_url: str
+    trino_tls_url: str
     postgres_port: int
 
     def postgres(self, database: str) -> str:
         """Return the address of a database, for SQLAlchemy and psycopg2."""
         return f"postgresql://postgres@127.0.0.1:{self.postgres_port}/{database}"
+
+    def jdbc(self, database: str) -> str:
+        """Return the address of a database as JDBC has it, behind `jdbc:`."""
+        return f"postgresql://127.0.0.1:{self.postgres_port}/{database}"
 
     def warehouse(self, catalog: str) -> Path:
         """Return the folder with a Trino catalog's Iceberg files."""
@@ -67,10 +96,10 @@ def started(root: Path) -> Generator[Servers]:
     """Start both below `root`, a folder that an unprivileged user may enter; end both at last."""
     with ExitStack() as stack:
         postgres_port = stack.enter_context(_postgres(root / "postgres"))
-        trino_port = free_port()
-        servers = Servers(root, f"http://127.0.0.1:{trino_port}", postgres_port)
+        urls = f"http://127.0.0.1:{free_port()}", f"https://localhost:{free_port()}"
+        servers = Servers(root, *urls, postgres_port)
         _create_databases(servers)
-        stack.enter_context(_trino(root / "trino", servers, trino_port))
+        stack.enter_context(_trino(root / "trino", servers))
         yield servers
 
 
@@ -149,69 +178,116 @@ def _create_databases(servers: Servers) -> None:
 
 
 @contextmanager
-def _trino(
-    folder: Path, servers: Servers, port: int, extra: dict[str, str] | None = None
-) -> Generator[None]:
-    _write(
-        folder / "etc/node.properties",
-        {
+def _trino(folder: Path, servers: Servers) -> Generator[None]:
+    etc = folder / "etc"
+    for name, properties in _trino_files(folder, servers).items():
+        _write(etc / f"{name}.properties", properties)
+    (etc / "jvm.config").write_text("\n".join(_JVM) + "\n")
+    (etc / "rules.json").write_text(json.dumps(_RULES))
+    (etc / "password.db").write_text(f"{USER}:{_hashed(PASSWORD)}\n")
+    _make_certificates(etc)
+    log = folder.parent / "trino.log"
+    launcher = [str(TRINO / "bin/launcher"), "run", "--etc-dir", str(etc)]
+    environment = {**os.environ, "JAVA_HOME": str(JAVA), "PATH": f"{JAVA}/bin:{os.environ['PATH']}"}
+    with _running(launcher, log, env=environment) as process:
+        wait_until(lambda: answers(servers.trino_url), process, log)
+        yield
+
+
+def _trino_files(folder: Path, servers: Servers) -> dict[str, dict[str, str]]:
+    etc, port = folder / "etc", urlsplit(servers.trino_url).port
+    files = {
+        "node": {
             "node.environment": "test",
             "node.data-dir": str(folder / "data"),
             "node.bind-ip": "127.0.0.1",
             "node.internal-address": "127.0.0.1",
         },
-    )
-    _write(
-        folder / "etc/config.properties",
-        {
+        "config": {
             "coordinator": "true",
             "node-scheduler.include-coordinator": "true",
             "http-server.http.port": str(port),
             "discovery.uri": f"http://127.0.0.1:{port}",
-            "query.max-memory-per-node": "400MB",
+            "query.max-memory-per-node": "300MB",
             "memory.heap-headroom-per-node": "200MB",
-            **(extra or {}),
+            "http-server.https.enabled": "true",
+            "http-server.https.port": str(urlsplit(servers.trino_tls_url).port),
+            "http-server.https.keystore.path": str(etc / "server.pem"),
+            "http-server.authentication.type": "PASSWORD,JWT",
+            "http-server.authentication.jwt.key-file": str(etc / "jwt.pub"),
+            # One server for all tests: by http it believes any user, by https it wants a secret.
+            "http-server.authentication.allow-insecure-over-http": "true",
+            "internal-communication.shared-secret": "for-the-tests-only",
         },
-    )
-    for name, inner in CATALOGS.items():
-        servers.warehouse(name).mkdir(parents=True, exist_ok=True)
-        _write(
-            folder / f"etc/catalog/{name}.properties",
-            {
-                "connector.name": "iceberg",
-                "iceberg.catalog.type": "jdbc",
-                "iceberg.jdbc-catalog.catalog-name": inner,
-                "iceberg.jdbc-catalog.driver-class": "org.postgresql.Driver",
-                "iceberg.jdbc-catalog.connection-url": f"jdbc:postgresql://127.0.0.1:{servers.postgres_port}/catalog",
-                "iceberg.jdbc-catalog.connection-user": "postgres",
-                "iceberg.jdbc-catalog.connection-password": "unused",
-                "iceberg.jdbc-catalog.default-warehouse-dir": servers.warehouse(name).as_uri(),
-                "iceberg.unique-table-location": "true",
-                "fs.hadoop.enabled": "true",
-            },
-        )
-    _write(
-        folder / "etc/catalog/postgres.properties",
-        {
+        "password-authenticator": {
+            "password-authenticator.name": "file",
+            "file.password-file": str(etc / "password.db"),
+        },
+        "access-control": {
+            "access-control.name": "file",
+            "security.config-file": str(etc / "rules.json"),
+        },
+        "catalog/postgres": {
             "connector.name": "postgresql",
-            "connection-url": f"jdbc:postgresql://127.0.0.1:{servers.postgres_port}/dagster",
+            "connection-url": f"jdbc:{servers.jdbc('dagster')}",
             "connection-user": "postgres",
             "connection-password": "unused",
         },
+        "catalog/tpch": {"connector.name": "tpch"},
+    }
+    for name in CATALOGS:
+        servers.warehouse(name).mkdir(parents=True, exist_ok=True)
+        files[f"catalog/{name}"] = _iceberg(name, servers)
+    return files
+
+
+def _iceberg(name: str, servers: Servers) -> dict[str, str]:
+    jdbc = "iceberg.jdbc-catalog"
+    return {
+        "connector.name": "iceberg",
+        "iceberg.catalog.type": "jdbc",
+        f"{jdbc}.catalog-name": CATALOGS[name],
+        f"{jdbc}.driver-class": "org.postgresql.Driver",
+        f"{jdbc}.connection-url": f"jdbc:{servers.jdbc('catalog')}",
+        f"{jdbc}.connection-user": "postgres",
+        f"{jdbc}.connection-password": "unused",
+        f"{jdbc}.default-warehouse-dir": servers.warehouse(name).as_uri(),
+        "fs.hadoop.enabled": "true",
+    }
+
+
+def _hashed(password: str) -> str:
+    """Return a password as Trino's file has it: iterations, salt and PBKDF2 in hex."""
+    salt = os.urandom(16)
+    derived = hashlib.pbkdf2_hmac("sha1", password.encode(), salt, 1000, 64)
+    return f"1000:{salt.hex()}:{derived.hex()}"
+
+
+def _make_certificates(etc: Path) -> None:
+    """Make a server's certificate, which is its own authority, and a key that signs tokens."""
+    key, crt = etc / "server.key", etc / "ca.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    make += ["-keyout", str(key), "-out", str(crt), "-subj", "/CN=localhost"]
+    make += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(make, check=True, capture_output=True)
+    (etc / "server.pem").write_text(key.read_text() + crt.read_text())
+    public = ["openssl", "rsa", "-in", str(key), "-pubout", "-out", str(etc / "jwt.pub")]
+    subprocess.run(public, check=True, capture_output=True)
+
+
+def token(servers: Servers, user: str) -> str:
+    """Return a JSON Web Token that the server takes for `user`."""
+    end = int(time.time()) + 3600
+    claims = b".".join(
+        _base64(json.dumps(p).encode()) for p in (_HEADER, {"sub": user, "exp": end})
     )
-    _write(folder / "etc/catalog/tpch.properties", {"connector.name": "tpch"})
-    _write(folder / "etc/catalog/memory.properties", {"connector.name": "memory"})
-    (folder / "etc/jvm.config").write_text(
-        "-Xmx1G\n-XX:+UseSerialGC\n-XX:TieredStopAtLevel=1\n-XX:+ExitOnOutOfMemoryError\n"
-        "-Duser.timezone=UTC\n-Djdk.attach.allowAttachSelf=true\n"
-        "--add-modules=jdk.incubator.vector\n"
-    )
-    log = folder.parent / "trino.log"
-    launcher = [str(TRINO / "bin/launcher"), "run", "--etc-dir", str(folder / "etc")]
-    environment = {**os.environ, "JAVA_HOME": str(JAVA), "PATH": f"{JAVA}/bin:{os.environ['PATH']}"}
-    with _running(launcher, log, env=environment) as process:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), process, log)
-        yield
+    sign = ["openssl", "dgst", "-sha256", "-sign", str(servers.root / "trino/etc/server.key")]
+    signed = subprocess.run(sign, check=True, capture_output=True, input=claims).stdout
+    return b".".join((claims, _base64(signed))).decode()
+
+
+def _base64(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 def answers(url: str) -> bool:

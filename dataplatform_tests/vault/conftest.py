@@ -1,37 +1,57 @@
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from dataplatform.resources.vault import VaultResource
+from dataplatform_tests.vault import servers
 from dataplatform_tests.vault.openbao import OpenBao, running
 
+Connect = Callable[..., VaultResource]
 
-@pytest.fixture(scope="session")
-def vault(tmp_path_factory: pytest.TempPathFactory) -> Generator[OpenBao]:
-    """One Vault for all tests, with the KV mount and each auth method."""
-    with running(tmp_path_factory.mktemp("vault")) as server:
-        root = server.root()
-        root.sys.enable_secrets_engine("kv", "dataplatform", options={"version": "2"})
-        for method in ("approle", "userpass"):
-            root.sys.enable_auth_method(method)
-        server.wait_until_active()
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Generator[OpenBao]:
+    """A Vault that holds nothing yet."""
+    with running(tmp_path) as server:
         yield server
 
 
 @pytest.fixture
-def connect(vault: OpenBao, tmp_path: Path) -> Generator[Callable[..., VaultResource]]:
-    """Return a resource for a credential, which lies in a file only its owner reads."""
-    made: list[VaultResource] = []
+def connect(vault: OpenBao, tmp_path: Path) -> Generator[Connect]:
+    """Return a resource for a credential, which lies in a file that only its owner reads."""
+    with ExitStack() as opened:
 
-    def resource(credential: str, **fields: object) -> VaultResource:
-        file = tmp_path / f"credential-{len(made)}"
-        file.write_text(credential)
-        file.chmod(0o600)
-        named = {"address": vault.address, "credential_file": str(file), "patience": 1.0}
-        made.append(VaultResource(**{**named, **fields}))
-        return made[-1]
+        def resource(credential: str, **fields: object) -> VaultResource:
+            file = tmp_path / f"credential-{len(list(tmp_path.glob('credential-*')))}"
+            file.write_text(credential)
+            file.chmod(0o600)
+            defaults = {
+                "address": vault.address,
+                "credential_file": str(file),
+                "ca_file": str(vault.ca_file) if vault.ca_file else None,
+                "patience": 2.0,
+            }
+            made = VaultResource(**{**defaults, **fields})
+            opened.callback(made.teardown_after_execution, None)
+            return made
 
-    yield resource
-    for each in made:
-        each.client.close()
+        yield resource
+
+
+@pytest.fixture
+def admin(vault: OpenBao, connect: Connect) -> VaultResource:
+    return connect(vault.root_token, auth="token")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[servers.Server]:
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Generator[servers.Server]:
+    with servers.minio(tmp_path_factory.mktemp("minio")) as server:
+        yield server

