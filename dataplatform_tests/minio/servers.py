@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataplatform.lake.jvm import cache_folder
+from dataplatform.lake.maven import cache_folder
 from dataplatform.lake.s3 import S3Access
 
 ROOT = "root-of-the-tests"
