@@ -4,6 +4,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -135,11 +136,16 @@ class Stack:
         )
 
     def _install(self, plan: Plan, progress: Progress) -> None:
-        for server in plan.ours:
-            tell = partial(progress, server)
-            plan.homes[server] = INSTALLERS[server](tell)
-            if server == "trino":
-                plan.trino_java = install_trino_java(tell)
+        """Install what is missing, all at once: MinIO is compiled while Trino is downloaded."""
+        with ThreadPoolExecutor() as pool:
+            homes = {
+                server: pool.submit(INSTALLERS[server], partial(progress, server))
+                for server in plan.ours
+            }
+            if "trino" in plan.ours:
+                java = pool.submit(install_trino_java, partial(progress, "trino"))
+                plan.trino_java = java.result()
+            plan.homes = {server: home.result() for server, home in homes.items()}
 
     def _configure(self, plan: Plan) -> None:
         if "vault" in plan.ours and not self.layout.seal_key.exists():
