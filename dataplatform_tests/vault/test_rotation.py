@@ -1,6 +1,6 @@
 """Rotation on real servers: the old secret goes on, a killed rotation is finished, two are one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -241,6 +241,43 @@ def test_two_first_rotations_at_once_stage_one_secret(
     assert [each.version for each in done] == [1, 1]
     assert vault_resource.client.last_version("rotation/postgres/dagster") == 1
     session(login, vault_resource.read("postgres/dagster")).close()
+
+
+class Overtaken:
+    """A consumer for which another rotation begins and ends at one step of this one."""
+
+    def __init__(self, consumer: Rotatable, step: str, other: Callable[[], object]) -> None:
+        self._consumer = consumer
+        self._overtake = {step: other}
+        self.path = consumer.path
+
+    def propose(self, current: Mapping[str, str]) -> Mapping[str, str] | None:
+        self._overtake.pop("propose", int)()
+        return self._consumer.propose(current)
+
+    def install(self, secret: Mapping[str, str]) -> None:
+        self._overtake.pop("install", int)()
+        self._consumer.install(secret)
+
+    def verify(self, secret: Mapping[str, str]) -> None:
+        self._overtake.pop("verify", int)()
+        self._consumer.verify(secret)
+
+
+@pytest.mark.parametrize("step", ["propose", "install", "verify"])
+def test_a_rotation_that_is_overtaken_leaves_what_the_other_made(
+    vault_resource: VaultResource, login: PostgresLogin, step: str
+) -> None:
+    made: list[Mapping[str, str]] = []
+
+    def other() -> None:
+        assert rotate(vault_resource, login, WEEK).outcome == "rotated"
+        made.append(vault_resource.read("postgres/dagster"))
+
+    done = rotate(vault_resource, Overtaken(login, step, other), WEEK)
+    assert (done.outcome, done.version) == ("young", 1)
+    assert [vault_resource.read("postgres/dagster")] == made
+    session(login, made[0]).close()
 
 
 def test_a_server_that_is_not_there_leaves_the_current_secret(
