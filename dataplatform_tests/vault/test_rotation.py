@@ -419,3 +419,18 @@ def test_the_schedule_is_monthly_and_stopped() -> None:
     schedule = build_rotation_schedule(build_rotation_job())
     assert schedule.default_status.value == "STOPPED"
     assert schedule.cron_schedule == "20 4 1 * *"
+
+
+def test_no_server_logs_a_new_secret(
+    vault_resource: VaultResource,
+    keys: MinioUser,
+    login: PostgresLogin,
+    minio: Server,
+    postgres: Server,
+) -> None:
+    rotate(vault_resource, keys)
+    rotate(vault_resource, login)
+    # It logs every statement: the role's name is there.
+    assert "dagster-a" in postgres.log.read_text()
+    assert vault_resource.read("postgres/dagster")["password"] not in postgres.log.read_text()
+    assert vault_resource.read("minio/platform")["secret_key"] not in minio.log.read_text()
