@@ -111,34 +111,26 @@ class Rotation:
         )
 
     def _attempt(self, consumer: Rotatable) -> Rotated:
-        path = consumer.path
-        current = self._find(path)
-        staged = self._find(f"{STAGE}/{path}")
-        if not _pending(staged, current):
+        path, stage = consumer.path, f"{STAGE}/{consumer.path}"
+        # In this order: what is staged after this look makes the write below a conflict.
+        staged, last_staged = self._look(stage)
+        current, last = self._look(path)
+        if staged is None or not _pending(staged, current):
             if current and datetime.now(UTC) - current.created_at < self._min_age:
                 return self._note(path, "young")
             proposal = consumer.propose(current.values if current else {})
             if proposal is None:
                 return self._note(path, "waiting")
-            staged = self._stage(path, proposal)
-        assert staged is not None  # noqa: S101 - for the type checker
-        return self._promote(consumer, staged, current)
-
-    def _stage(self, path: str, proposal: Mapping[str, str]) -> Secret:
-        stage = f"{STAGE}/{path}"
-        self._vault.write(stage, proposal, cas=self._vault.last_version(stage))
-        return self._vault.read(stage)
-
-    def _promote(self, consumer: Rotatable, staged: Secret, current: Secret | None) -> Rotated:
+            self._vault.write(stage, proposal, cas=last_staged)
+            staged = self._vault.read(stage)
         consumer.install(staged.values)
         consumer.verify(staged.values)
-        last = current.version if current else self._vault.last_version(consumer.path)
-        self._vault.write(consumer.path, staged.values, cas=last)
-        return self._note(consumer.path, "rotated")
+        self._vault.write(path, staged.values, cas=last)
+        return self._note(path, "rotated")
 
     def _note(self, path: str, outcome: Literal["rotated", "young", "waiting"]) -> Rotated:
         """Record when the current secret became so, also where a killed rotation could not."""
-        current = self._find(path)
+        current, _ = self._look(path)
         if current is None:
             return Rotated(path, outcome, 0, None)
         moment = current.created_at.isoformat()
@@ -146,11 +138,15 @@ class Rotation:
             self._vault.annotate(path, **{ROTATED_AT: moment})
         return Rotated(path, outcome, current.version, current.created_at)
 
-    def _find(self, path: str) -> Secret | None:
+    def _look(self, path: str) -> tuple[Secret | None, int]:
+        """Return a secret, if there is one, and the version that a write has to follow."""
+        # Before the read: a version that is written in between must not be overwritten.
+        last = self._vault.last_version(path)
         try:
-            return self._vault.read(path)
+            found = self._vault.read(path)
         except VaultNotFoundError:
-            return None
+            return None, last
+        return found, found.version
 
 
 def idle_slot(group: str, active: str | None) -> str:
@@ -159,5 +155,5 @@ def idle_slot(group: str, active: str | None) -> str:
     return second if active == first else first
 
 
-def _pending(staged: Secret | None, current: Secret | None) -> bool:
-    return staged is not None and (current is None or staged.created_at > current.created_at)
+def _pending(staged: Secret, current: Secret | None) -> bool:
+    return current is None or staged.created_at > current.created_at

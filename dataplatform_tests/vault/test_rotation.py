@@ -1,6 +1,6 @@
 """Rotation on real servers: the old secret goes on, a killed rotation is finished, two are one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -243,6 +243,43 @@ def test_two_first_rotations_at_once_stage_one_secret(
     session(login, vault_resource.read("postgres/dagster")).close()
 
 
+class Overtaken:
+    """A consumer for which another rotation begins and ends at one step of this one."""
+
+    def __init__(self, consumer: Rotatable, step: str, other: Callable[[], object]) -> None:
+        self._consumer = consumer
+        self._overtake = {step: other}
+        self.path = consumer.path
+
+    def propose(self, current: Mapping[str, str]) -> Mapping[str, str] | None:
+        self._overtake.pop("propose", int)()
+        return self._consumer.propose(current)
+
+    def install(self, secret: Mapping[str, str]) -> None:
+        self._overtake.pop("install", int)()
+        self._consumer.install(secret)
+
+    def verify(self, secret: Mapping[str, str]) -> None:
+        self._overtake.pop("verify", int)()
+        self._consumer.verify(secret)
+
+
+@pytest.mark.parametrize("step", ["propose", "install", "verify"])
+def test_a_rotation_that_is_overtaken_leaves_what_the_other_made(
+    vault_resource: VaultResource, login: PostgresLogin, step: str
+) -> None:
+    made: list[Mapping[str, str]] = []
+
+    def other() -> None:
+        assert rotate(vault_resource, login, WEEK).outcome == "rotated"
+        made.append(vault_resource.read("postgres/dagster"))
+
+    done = rotate(vault_resource, Overtaken(login, step, other), WEEK)
+    assert (done.outcome, done.version) == ("young", 1)
+    assert [vault_resource.read("postgres/dagster")] == made
+    session(login, made[0]).close()
+
+
 def test_a_server_that_is_not_there_leaves_the_current_secret(
     vault_resource: VaultResource, keys: MinioUser, minio: Server
 ) -> None:
@@ -382,3 +419,18 @@ def test_the_schedule_is_monthly_and_stopped() -> None:
     schedule = build_rotation_schedule(build_rotation_job())
     assert schedule.default_status.value == "STOPPED"
     assert schedule.cron_schedule == "20 4 1 * *"
+
+
+def test_no_server_logs_a_new_secret(
+    vault_resource: VaultResource,
+    keys: MinioUser,
+    login: PostgresLogin,
+    minio: Server,
+    postgres: Server,
+) -> None:
+    rotate(vault_resource, keys)
+    rotate(vault_resource, login)
+    # It logs every statement: the role's name is there.
+    assert "dagster-a" in postgres.log.read_text()
+    assert vault_resource.read("postgres/dagster")["password"] not in postgres.log.read_text()
+    assert vault_resource.read("minio/platform")["secret_key"] not in minio.log.read_text()
