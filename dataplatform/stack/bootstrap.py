@@ -26,7 +26,7 @@ from dataplatform.vault.consumers import MinioUser, PostgresLogin
 from dataplatform.vault.layout import READER, Declared, platform_layout
 from dataplatform.vault.layout import Layout as VaultLayout
 from dataplatform.vault.postgres import PostgresServer
-from dataplatform.vault.rotation import Rotatable, Rotation
+from dataplatform.vault.rotation import Rotatable, Rotation, RotationError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
@@ -126,11 +126,20 @@ def _new_minio_key() -> dict[str, str]:
 
 
 def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:
-    """Make the secrets that are not there yet, as a rotation makes them."""
+    """Make the secrets that are not there yet, as a rotation makes them.
+
+    A server that is new, or lost its data, is told those that Vault has already.
+    """
     rotation = Rotation(vault, timedelta(0))
     for consumer in consumers:
         if vault.last_version(consumer.path) == 0:
             rotation.rotate(consumer)
+            continue
+        current = vault.read(consumer.path).values
+        try:
+            consumer.verify(current)
+        except RotationError:
+            consumer.install(current)
 
 
 # ---- PostgreSQL ----
@@ -176,6 +185,7 @@ def bootstrap_postgres(plan: Plan) -> None:
         with _administered(server, "postgres") as cursor:
             for name in DATABASES:
                 _make_database(cursor, name)
+            _make_group(cursor, READER)
             cursor.execute(f"GRANT CONNECT ON DATABASE dagster TO trino, {READER}")
             # They read what Dagster keeps, and write nothing.
             cursor.execute(f"GRANT pg_read_all_data TO trino, {READER}")
@@ -193,6 +203,12 @@ def _administered(server: PostgresServer, database: str) -> "Generator[Cursor]":
         connection.autocommit = True
         with connection.cursor() as cursor:
             yield cursor
+
+
+def _make_group(cursor: "Cursor", name: str) -> None:
+    cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
+    if cursor.fetchone() is None:
+        cursor.execute(f"CREATE ROLE {name}")
 
 
 def _make_database(cursor: "Cursor", name: str) -> None:

@@ -1,5 +1,6 @@
 """The servers of one machine: up, answering, back after a kill, gone after down."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from dataplatform.stack.launch import open_vault
 from dataplatform.stack.layout import SERVERS, Given, is_free
 from dataplatform.stack.runner import Stack
 from dataplatform.vault.consumers import MinioUser
+from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotation
 from dataplatform_tests.stack.conftest import RunningStack, quiet
 
@@ -194,6 +196,28 @@ def test_a_server_of_the_users_own_is_used_and_not_started(
         "trino": ("given", False),
     }
     assert f'"trino_url": "{stack.endpoints["trino_url"]}"' in small.layout.endpoints.read_text()
+
+
+def test_a_vault_of_the_users_own_gives_a_new_server_the_secrets_it_has(
+    stack: RunningStack,
+) -> None:
+    others = {name: value for name, value in stack.endpoints.items() if name != "postgres_url"}
+    given = Given.model_validate(others)
+    with tempfile.TemporaryDirectory(prefix="dp-small-") as home:
+        other = Stack(Path(home), given)
+        try:
+            other.up(quiet, free_ports=True)
+            address = json.loads(other.layout.endpoints.read_text())["postgres_url"]
+            login = secret(stack, "postgres/dagster")
+            server = PostgresServer(f"{address}/dagster", dict)
+            with closing(server.connect(login["username"], login["password"])) as connection:
+                cursor = connection.cursor()
+                cursor.execute("SELECT current_user")
+                assert cursor.fetchone() == ("dagster",)
+        finally:
+            other.down(quiet)
+            other.purge()
+    assert not other.layout.root_token.exists()
 
 
 def test_down_leaves_no_process_and_no_port(small: Stack) -> None:
