@@ -69,6 +69,15 @@ def up(
     )
 
 
+@app.command("install")
+@_stack_errors
+def install() -> None:
+    """Install the servers and start none; `up` does it too. The first time takes minutes."""
+    started = time.monotonic()
+    _stack().install(_progress(started))
+    console.err().print(f"Installed ({time.monotonic() - started:.0f} s).", style="green")
+
+
 @app.command("status")
 @_stack_errors
 def status() -> None:

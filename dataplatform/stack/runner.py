@@ -115,6 +115,12 @@ class Stack:
             plan.write(self.layout)
             write_endpoints(self.layout, plan.endpoints)
 
+    def install(self, progress: Progress) -> None:
+        """Install the servers and start none: `up` has less to do then; errors as for `up`."""
+        given = self._given or Given()
+        ours = [name for name in SERVERS if not given.address(name)]
+        self._install(Plan(given={name: "" for name in SERVERS if name not in ours}), progress)
+
     def _decide(self, *, free: bool) -> Plan:
         """Return the plan: the one in force while the supervisor runs, since its ports are taken."""
         before = Plan.read(self.layout)
