@@ -24,7 +24,8 @@ from dataplatform.lake.manifest import Manifest, RawFile, RawZone, Slot, sha256
 from dataplatform.lake.object_store import ObjectStore, open_bucket
 from dataplatform.lake.s3 import S3Access, s3_client
 from dataplatform.resources.lake import LakeResource
-from dataplatform_tests.minio.servers import ROOT, SECRET, minio, program
+from dataplatform_tests.minio.servers import ROOT, SECRET, minio
+from dataplatform_tests.servers import mc_program
 
 START = utc("2025-01-01")
 
@@ -147,7 +148,7 @@ def _land(zone: RawZone, bodies: list[bytes]) -> None:
 def _copy(access: S3Access, folder: Path, bucket: str) -> None:
     address = access.endpoint.replace("://", f"://{access.access_key}:{access.secret_key}@")
     variables = {**os.environ, "MC_HOST_there": address, "HOME": str(folder.parent)}
-    command = [program("mc"), "--quiet", "cp", "--recursive", f"{folder}/", f"there/{bucket}/"]
+    command = [mc_program(), "--quiet", "cp", "--recursive", f"{folder}/", f"there/{bucket}/"]
     subprocess.run(command, env=variables, check=True, capture_output=True)
 
 

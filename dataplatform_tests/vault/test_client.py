@@ -25,8 +25,9 @@ from dataplatform.vault.errors import (
     VaultTokenExpiredError,
     VaultUnreachableError,
 )
+from dataplatform_tests.servers import free_port
 from dataplatform_tests.vault.conftest import Connect
-from dataplatform_tests.vault.openbao import OpenBao, free_port
+from dataplatform_tests.vault.openbao import OpenBao
 
 pytestmark = pytest.mark.stack
 

@@ -22,8 +22,9 @@ from dataplatform.vault.layout import platform_layout
 from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotatable, Rotated, Rotation, RotationError
 from dataplatform_tests.coingecko_server import CoinGeckoServer
+from dataplatform_tests.servers import free_port
 from dataplatform_tests.vault.conftest import Connect
-from dataplatform_tests.vault.openbao import OpenBao, free_port
+from dataplatform_tests.vault.openbao import OpenBao
 from dataplatform_tests.vault.servers import Server, store
 
 pytestmark = pytest.mark.stack
