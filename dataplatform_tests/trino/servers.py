@@ -40,7 +40,6 @@ _JVM: Final = (
     "-XX:TieredStopAtLevel=1",
     "-Duser.timezone=UTC",
     "-Djdk.attach.allowAttachSelf=true",
-    "--add-modules=jdk.incubator.vector",
 )
 
 
