@@ -6,6 +6,7 @@ What is not installed yet is installed, into the cache that `dp stack` uses too.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -114,7 +115,8 @@ def postgres() -> Generator[Postgres]:
         _wait_for(server)
         yield server
     finally:
-        process.terminate()
+        # SIGTERM would wait for the last client to leave.
+        process.send_signal(signal.SIGINT)
         process.wait(20)
         shutil.rmtree(folder)
 
