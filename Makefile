@@ -45,6 +45,10 @@ run: setup  ## Build everything: API (or recordings) → raw → tables → view
 ui: setup  ## Open Dagster's UI with schedules and sensors
 	@$(BIN)/dp ui $(ARGS)
 
+.PHONY: stack
+stack: setup  ## Bring up the real servers on this machine; end them with .venv/bin/dp stack down
+	@$(BIN)/dp stack up $(ARGS)
+
 .PHONY: doctor
 doctor: setup  ## Say what is wrong with Java, Spark, store, catalog or API, and what to do
 	@$(BIN)/dp doctor $(ARGS)

@@ -17,7 +17,7 @@ from benchmarks.plain_pyspark import TABLES
 from benchmarks.processes import Usage, measure
 from benchmarks.report import Comparison, Result
 from benchmarks.simulated_lake import workspace
-from dataplatform.lake.catalog import open_sqlite_catalog
+from dataplatform.lake.catalog import SqliteCatalog
 from dataplatform.lake.jvm import find_java, spark_jars
 from dataplatform.tables import all_specs
 
@@ -92,7 +92,7 @@ def _assert_equal(ours: Path, plain: Path) -> int:
 
 
 def _rows(root: Path, name: str) -> pl.DataFrame:
-    catalog = open_sqlite_catalog(root / "catalog.db", root / "warehouse")
+    catalog = SqliteCatalog(root / "catalog.db", root / "warehouse").open()
     frame = pl.from_arrow(catalog.load_table(f"warehouse.{name}").scan().to_arrow())
     assert isinstance(frame, pl.DataFrame)
     keys = all_specs()[name].keys

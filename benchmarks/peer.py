@@ -19,7 +19,7 @@ from benchmarks.processes import measure
 from benchmarks.report import Comparison, Result
 from benchmarks.simulated_lake import SimulatedLake, start_spark, workspace
 from benchmarks.simulation import Market, land_snapshot, utc
-from dataplatform.lake.catalog import open_sqlite_catalog
+from dataplatform.lake.catalog import SqliteCatalog
 
 COINS = 250
 TABLE = "market_snapshots"
@@ -80,7 +80,7 @@ def _assert_equal(root: Path) -> None:
 
 
 def _rows(catalog_db: Path, warehouse: Path) -> pl.DataFrame:
-    table = open_sqlite_catalog(catalog_db, warehouse).load_table(f"warehouse.{TABLE}")
+    table = SqliteCatalog(catalog_db, warehouse).open().load_table(f"warehouse.{TABLE}")
     frame = pl.from_arrow(table.scan().to_arrow())
     assert isinstance(frame, pl.DataFrame)
     return frame.sort("coin_id", "snapshot_at")

@@ -5,7 +5,7 @@ many a day as 90 days of hourly and daily fetches of some fifteen endpoints leav
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from benchmarks.simulated_lake import workspace
 from benchmarks.simulation import utc
 from dataplatform.automation import build_sensors
 from dataplatform.lake.manifest import Cursor, Manifest, RawZone, Slot, advance, marker_key
+from dataplatform.lake.place import LocalLake
 from dataplatform.lake.schema import ensure_table
 from dataplatform.lake.state import TableState
 from dataplatform.resources.lake import LakeResource
@@ -41,7 +42,7 @@ def run(*, quick: bool) -> Result:
             "100 objects": _filled(folder / "small", 100),
             f"{objects:,} objects": _filled(folder / "large", objects),
         }
-        idle, arrived = _ticks(lakes, ticks)
+        idle, arrived = measure_ticks(lakes, ticks)
     small, large = lakes
     return Result(
         "sensor",
@@ -59,29 +60,33 @@ def run(*, quick: bool) -> Result:
 def _filled(home: Path, objects: int) -> LakeResource:
     """Return a lake with `objects` objects, a third of them markers, spread over 90 days."""
     lake = LakeResource(home=str(home), origin="live")
-    slots = objects // 3
+    slots, datalake = objects // 3, LocalLake(home, "live").datalake
     for number in range(slots):
-        _store(lake.folders.datalake, number, START + timedelta(days=DAYS) * number / slots)
+        _store(datalake, number, START + timedelta(days=DAYS) * number / slots)
     return lake
 
 
-def _store(root: Path, number: int, at: datetime) -> None:
-    """Write the three objects as files: 100,000 puts through the store took 40 s."""
+def slot_objects(number: int, at: datetime) -> list[tuple[str, bytes]]:
+    """Return key and content of the three objects of a slot."""
     slot = Slot(source="coingecko", endpoint="global", day=at.date(), name=f"N{number:06d}")
     manifest = Manifest(slot=slot, origin="live", tier="simulated", fetched_at=at, files=())
-    bodies = {
-        f"{slot.folder}/body.json.gz": b"",
-        marker_key(slot, at): b"",
-        slot.manifest_key: manifest.model_dump_json().encode(),
-    }
-    for key, body in bodies.items():
+    return [
+        (f"{slot.folder}/body.json.gz", b""),
+        (marker_key(slot, at), b""),
+        (slot.manifest_key, manifest.model_dump_json().encode()),
+    ]
+
+
+def _store(root: Path, number: int, at: datetime) -> None:
+    """Write the objects as files: 100,000 puts through the store took 40 s."""
+    for key, body in slot_objects(number, at):
         path = root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
 
 
-def _ticks(
-    lakes: dict[str, LakeResource], ticks: int
+def measure_ticks(
+    lakes: Mapping[str, LakeResource], ticks: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Return milliseconds a tick by store: with nothing new, and with a few slots new."""
     sensor = next(s for s in build_sensors() if s.name == "arrivals_sensor")

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dataplatform.lake.build import Builder, TableResult
-from dataplatform.lake.catalog import open_sqlite_catalog, sqlite_spark_conf
+from dataplatform.lake.catalog import SqliteCatalog
 from dataplatform.lake.manifest import RawZone
 from dataplatform.lake.object_store import open_folder
 from dataplatform.lake.plan import Lake
@@ -43,8 +43,8 @@ class SimulatedLake:
 
     def build(self, spark: "SparkSession", names: Iterable[str] | None = None) -> list[TableResult]:
         """Bring the named tables, or all, up to the raw files; returns what was done."""
-        lake = Lake(self.zone, open_sqlite_catalog(*self._places), all_endpoints(), "live")
-        session = lake_session(spark, sqlite_spark_conf(*self._places))
+        lake = Lake(self.zone, SqliteCatalog(*self._places).open(), all_endpoints(), "live")
+        session = lake_session(spark, SqliteCatalog(*self._places).spark_conf())
         builder = Builder(lake, all_specs(), lambda: session)
         return list(builder.build(names or all_specs()))
 

@@ -23,6 +23,8 @@ from dagster import (
 from dataplatform.assets import raw, tables, views
 from dataplatform.assets.maintenance import build_maintenance_job
 from dataplatform.assets.raw import raw_key
+from dataplatform.assets.rotation import build_rotation_job, build_rotation_schedule
+from dataplatform.profiles import Profile
 from dataplatform.raw.coingecko import api_endpoints
 from dataplatform.raw.inbox import inbox
 from dataplatform.sensors import arrivals_sensor, automation_sensor, inbox_sensor
@@ -66,17 +68,23 @@ tables_job: Final = define_asset_job(
     description=f"Tables and views from the {raw.GROUP} files that are there; asks the API nothing.",
 )
 maintenance_job: Final = build_maintenance_job()
+rotation_job: Final = build_rotation_job()
 
 
-def build_jobs() -> "list[JobDefinition | UnresolvedAssetJobDefinition]":
-    """Return the jobs, one a use."""
-    return [lineage_job, snapshot_job, history_job, inbox_job, tables_job, maintenance_job]
+def build_jobs(profile: Profile) -> "list[JobDefinition | UnresolvedAssetJobDefinition]":
+    """Return the jobs, one a use; on servers there are secrets to rotate as well."""
+    jobs = [lineage_job, snapshot_job, history_job, inbox_job, tables_job, maintenance_job]
+    return jobs if profile == "local" else [*jobs, rotation_job]
 
 
-def build_schedules() -> list[ScheduleDefinition]:
-    """Return the schedules: hourly snapshot, daily history, weekly maintenance; UTC, stopped."""
+def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
+    """Return the schedules: hourly snapshot, daily history, weekly maintenance; UTC, stopped.
+
+    On servers the monthly rotation as well.
+    """
     stopped = DefaultScheduleStatus.STOPPED
     return [
+        *([] if profile == "local" else [build_rotation_schedule(rotation_job)]),
         ScheduleDefinition(
             name="snapshot_schedule",
             job=snapshot_job,

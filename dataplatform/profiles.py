@@ -3,17 +3,26 @@
 Nothing here asks the network or makes a folder; a path is a plain value until a resource uses it.
 """
 
-from functools import cached_property
+import json
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from dataplatform.lake.manifest import Origin
+from dataplatform.lake.place import LakePlace, LakeServers, LocalLake, ServerLake
 
 Profile = Literal["local", "stack", "cluster"]
 Tier = Literal["keyless", "demo", "pro"]
+TrinoAuth = Literal["none", "password", "jwt"]
+VaultAuth = Literal["token", "approle", "kubernetes", "userpass"]
 
 ORIGIN_TAG: Final = "dataplatform/origin"
 """The run tag that says which lake a run works on."""
@@ -47,7 +56,23 @@ class Settings(BaseSettings):
         coingecko_base_url: another address of the API, for a test or a proxy, whose user and password
             may stand in it.
         coingecko_calls_per_minute: the budget; unset, the tier's default.
-        spark_memory: heap of the Spark driver in the local profile.
+        spark_memory: heap of a Spark driver in this process.
+        s3_endpoint: the object store, such as `http://127.0.0.1:9000`.
+        s3_region: what the store calls its region; MinIO takes any.
+        catalog_uri: the Iceberg REST catalog; `{origin}` stands for live or recorded.
+        trino_url: Trino's coordinator.
+        trino_user: as whom it is asked; with `password`, the secret says.
+        trino_auth: how to sign in: none, password or jwt; the secret is `trino/platform`.
+        trino_ca_file: the authority that signed its certificate; unset, the system's.
+        postgres_url: PostgreSQL, without user, password and database.
+        vault_addr: Vault, which holds the secrets of all profiles but local.
+        vault_auth: how to log in to it.
+        vault_role_id: the AppRole, the Kubernetes role or the user name to log in as.
+        vault_credential_file: the file with the secret id, the token, the JWT or the password.
+        vault_rotation_credential_file: the same for the role `rotation`, which changes the others'.
+        vault_ca_file: the authority that signed Vault's certificate; unset, the system's.
+
+    On the profile stack, what is unset from `s3_endpoint` on is what `dp stack up` started.
     """
 
     model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore")
@@ -63,6 +88,33 @@ class Settings(BaseSettings):
     coingecko_base_url: Annotated[str | None, Field(repr=False)] = None
     coingecko_calls_per_minute: Annotated[float, Field(gt=0)] | None = None
     spark_memory: str = "1g"
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    catalog_uri: str | None = None
+    trino_url: str | None = None
+    trino_user: str = "dataplatform"
+    trino_auth: TrinoAuth = "none"
+    trino_ca_file: Path | None = None
+    postgres_url: str | None = None
+    vault_addr: str | None = None
+    vault_auth: VaultAuth = "approle"
+    vault_role_id: str | None = None
+    vault_credential_file: Path | None = None
+    vault_rotation_credential_file: Path | None = None
+    vault_ca_file: Path | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add, after all others, the addresses of the servers that `dp stack up` started."""
+        stack = StackEndpoints(settings_cls)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, stack
 
     @field_validator("coins", mode="before")
     @classmethod
@@ -76,63 +128,46 @@ class Settings(BaseSettings):
         """The API tier in force."""
         return self.coingecko_tier or ("demo" if self.coingecko_api_key else "keyless")
 
-
-class LocalLake:
-    """The folders of the embedded lakes, one an origin: live and recorded data never mix."""
-
-    def __init__(self, home: Path, origin: Origin | None = None) -> None:
-        """Describe the lakes below `home`; nothing is read or made yet."""
-        self.home = home
-        self._origin = origin
-
-    @cached_property
-    def origin(self) -> Origin:
-        """The origin asked for, else the one that `dp run` used last, else live."""
-        if self._origin is not None:
-            return self._origin
-        return "recorded" if self.remembered == "recorded" else "live"
-
     @property
-    def remembered(self) -> str | None:
-        """The origin that `dp run` used last; None before the first."""
-        return self._memory.read_text().strip() if self._memory.exists() else None
+    def state(self) -> Path:
+        """Where this profile keeps its state; the local one's may be older than the others."""
+        return self.home if self.profile == "local" else self.home / self.profile
 
-    @property
-    def holds_data(self) -> bool:
-        """Whether a raw file or a table is in the lake in force."""
-        folders = (self.datalake, self.warehouse)
-        return any(path.is_file() for folder in folders for path in folder.rglob("*"))
 
-    @property
-    def _memory(self) -> Path:
-        return self.home / "origin"
+class StackEndpoints(PydanticBaseSettingsSource):
+    """The addresses that `dp stack up` wrote down, for the profile stack."""
 
-    def remember(self) -> None:
-        """Make this origin the one that later commands use."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        self._memory.write_text(self.origin)
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return nothing for a single field: the file is read as one."""
+        del field
+        return None, field_name, False
 
-    @property
-    def root(self) -> Path:
-        """The folder of the lake in force."""
-        return self.home.resolve() / self.origin
+    def __call__(self) -> dict[str, Any]:
+        """Return what the file says, where the profile is stack and the file is there."""
+        if self.current_state.get("profile") != "stack":
+            return {}
+        home = Path(self.current_state.get("home") or Settings.model_fields["home"].default)
+        file = home / "stack" / ENDPOINTS
+        return json.loads(file.read_text()) if file.exists() else {}
 
-    @property
-    def datalake(self) -> Path:
-        """The bucket `datalake`: raw files."""
-        return self.root / "datalake"
 
-    @property
-    def warehouse(self) -> Path:
-        """The bucket `warehouse`: Iceberg tables."""
-        return self.root / "warehouse"
+ENDPOINTS: Final = "endpoints.json"
 
-    @property
-    def catalog_db(self) -> Path:
-        """The Iceberg catalog's SQLite file."""
-        return self.root / "catalog.db"
 
-    @property
-    def views(self) -> Path:
-        """The folder of deployed view definitions."""
-        return self.root / "views"
+def lake_place(settings: Settings, origin: Origin | None = None) -> LakePlace:
+    """Return the lake that the settings name; nothing is opened yet.
+
+    Args:
+        settings: profile, home and addresses.
+        origin: live or recorded; None, what the settings say, else the one used last.
+    """
+    chosen = origin or settings.origin
+    if settings.profile == "local":
+        return LocalLake(settings.home, chosen)
+    return ServerLake(settings.state, chosen, lambda: _servers(settings))
+
+
+def _servers(settings: Settings) -> LakeServers:
+    from dataplatform.resources.servers import find_servers
+
+    return find_servers(settings)

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+SERVERS_SECONDS = 1200
+"""The first test of a tier with servers may have to build one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what needs servers last, while they may still be installing; and give it time."""
+    items.sort(key=lambda item: item.get_closest_marker("stack") is not None)
+    for item in items:
+        if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SERVERS_SECONDS))
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is tried again wait milliseconds where it waits minutes."""

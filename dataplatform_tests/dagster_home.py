@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,12 @@ class DagsterHome:
     Args:
         root: where both lie.
         settings: `DATAPLATFORM_*` variables.
+        configured: Dagster's home, where it is there already; None, one of its own.
     """
 
     root: Path
-    settings: dict[str, str]
+    settings: Mapping[str, str]
+    configured: Path | None = None
 
     @property
     def lake(self) -> Path:
@@ -29,9 +32,7 @@ class DagsterHome:
 
     def materialize(self, select: str = "*", **options: str) -> subprocess.CompletedProcess[str]:
         """Run `dagster asset materialize`; `options` are further ones, such as `partition`."""
-        home = self.root / "dagster"
-        home.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / "dagster.yaml", home)
+        home = self.configured or self._own_home()
         own = {k: v for k, v in os.environ.items() if not k.startswith("DATAPLATFORM_")}
         named = {"DAGSTER_HOME": str(home), "DATAPLATFORM_HOME": str(self.lake)}
         command = [sys.executable, "-m", "dagster", "asset", "materialize", "--select", select]
@@ -51,3 +52,9 @@ class DagsterHome:
         )
         (self.root / f"log-{len(list(self.root.glob('log-*')))}").write_text(done.stdout)
         return done
+
+    def _own_home(self) -> Path:
+        home = self.root / "dagster"
+        home.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / "dagster.yaml", home)
+        return home

@@ -128,7 +128,7 @@ def main(home: str, wave: int, point: str | None) -> None:
 
     @asset(deps=[["warehouse", name] for name in TABLES])
     def views() -> None:
-        engine = EmbeddedEngine(lake.folders, lake.catalog())
+        engine = lake.place.engine()
         for name in all_specs():
             build.ensure_table(lake.catalog(), all_specs()[name])
         for name in VIEWS:

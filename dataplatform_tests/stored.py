@@ -7,11 +7,20 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from dataplatform.lake.place import LocalLake
+from dataplatform.resources.lake import LakeResource
+
 
 def holding(root: Path, text: str) -> list[str]:
     """Return the files below `root` that hold `text`, packed or not."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     return [str(path) for path in files if any(text.encode() in part for part in _parts(path))]
+
+
+def folders(lake: LakeResource) -> LocalLake:
+    """Return where an embedded lake lies."""
+    assert isinstance(lake.place, LocalLake)
+    return lake.place
 
 
 def _parts(path: Path) -> Iterator[bytes]:

@@ -94,8 +94,8 @@ def instance() -> Iterator[DagsterInstance]:
 def defs() -> Definitions:
     return Definitions(
         assets=[*build_raw_assets(), build_table_assets(), *build_view_assets()],
-        jobs=build_jobs(),
-        schedules=build_schedules(),
+        jobs=build_jobs("local"),
+        schedules=build_schedules("local"),
         sensors=build_sensors(),
         resources={"lake": LakeResource(), "coingecko": None, "spark": None, "views": None},
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lake import jvm
+from dataplatform.lake import jvm, maven
 
 
 def java_home(folder: Path, release: str) -> Path:
@@ -52,7 +52,7 @@ def jars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     digest = hashlib.sha256(b"jar").hexdigest()
     monkeypatch.setattr(jvm, "SPARK_JARS", {"org.example:lib:1.0": digest})
-    folder = jvm.cache_folder() / "jars"
+    folder = maven.cache_folder() / "jars"
     folder.mkdir(parents=True)
     return folder
 
@@ -64,6 +64,6 @@ def test_a_jar_put_by_hand_is_taken_if_it_is_the_pinned_one(jars: Path) -> None:
 
 def test_another_jar_under_a_pinned_name_is_refused_and_removed(jars: Path) -> None:
     (jars / "lib-1.0.jar").write_bytes(b"other")
-    with pytest.raises(jvm.JarError, match=r"SHA-256.*Remedy"):
+    with pytest.raises(maven.JarError, match=r"SHA-256.*Remedy"):
         jvm.spark_jars()
     assert not (jars / "lib-1.0.jar").exists()

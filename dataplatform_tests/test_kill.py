@@ -17,6 +17,7 @@ from dataplatform.lake.manifest import ARRIVALS
 from dataplatform.lake.schema import AUDIT_BRANCH, identifier
 from dataplatform.resources.lake import LakeResource
 from dataplatform_tests.kill_driver import TABLES, VIEWS
+from dataplatform_tests.stored import folders
 
 FIRST_WAVE = (
     "put:before:1",  # nothing written
@@ -87,7 +88,7 @@ def rows(lake: LakeResource, name: str) -> list[str]:
 
 def raw(lake: LakeResource) -> dict[str, Any]:
     """Every stored object but the markers: a killed run may leave a marker, and no orphan."""
-    folder = lake.folders.datalake
+    folder = folders(lake).datalake
     files = (p for p in folder.rglob("*") if p.is_file())
     stored = {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
     return {key: body for key, body in stored.items() if not key.startswith(ARRIVALS)}
@@ -114,6 +115,6 @@ def test_killed_again_and_again_the_tables_are_the_same(tmp_path: Path) -> None:
         assert rows(one, name), "equal because empty proves nothing"
     assert raw(one) == raw(other)
     for view in VIEWS:
-        assert (one.folders.views / f"{view}.sql").read_bytes() == (
-            other.folders.views / f"{view}.sql"
+        assert (folders(one).views / f"{view}.sql").read_bytes() == (
+            folders(other).views / f"{view}.sql"
         ).read_bytes()

@@ -14,10 +14,11 @@ from dagster import (
 )
 
 from dataplatform.assets.views import build_view_assets
+from dataplatform.lake.place import LocalLake
 from dataplatform.lake.views import parse_view
-from dataplatform.profiles import ORIGIN_TAG, LocalLake
+from dataplatform.profiles import ORIGIN_TAG
 from dataplatform.resources.lake import LakeResource
-from dataplatform.resources.views import EmbeddedViews
+from dataplatform.resources.views import ViewsResource
 
 ONE = parse_view("one", "-- One.\nSELECT 1 AS n")
 (view,) = build_view_assets({"one": ONE})
@@ -49,7 +50,7 @@ def run(
     tags: dict[str, str] | None = None,
     origin: str | None = None,
 ) -> ExecuteInProcessResult:
-    resources = {"lake": LakeResource(home=str(home), origin=origin), "views": EmbeddedViews()}
+    resources = {"lake": LakeResource(home=str(home), origin=origin), "views": ViewsResource()}
     return materialize(
         assets, resources=resources, instance=instance, tags=tags, raise_on_error=False
     )
@@ -70,7 +71,7 @@ def test_a_switch_in_mid_run_reaches_the_next_run(home: Path, instance: DagsterI
 
 def _after_the_switch() -> AssetsDefinition:
     @asset(deps=[switch])
-    def _view(lake: LakeResource, views: EmbeddedViews) -> None:
+    def _view(lake: LakeResource, views: ViewsResource) -> None:
         views.engine(lake).deploy(ONE)
 
     return _view

@@ -3,12 +3,12 @@
 import pytest
 from dagster import AssetKey, DagsterInstance
 
-from dataplatform.lake.query import EmbeddedEngine
 from dataplatform.lake.spec import NAMESPACE
 from dataplatform.raw.recorded import recordings
 from dataplatform.resources.lake import LakeResource
 from dataplatform.tables import all_specs
 from dataplatform_tests.dagster_home import DagsterHome
+from dataplatform_tests.stored import folders
 
 DAY = "2025-01-05"
 
@@ -35,8 +35,8 @@ def snapshots(home: DagsterHome) -> dict[str, int | None]:
 
 def stored(home: DagsterHome) -> dict[str, int]:
     """Every file of the warehouse and of the raw zone, with the time it was written."""
-    folders = lake(home).folders
-    files = [*folders.warehouse.rglob("*"), *folders.datalake.rglob("*")]
+    place = folders(lake(home))
+    files = [*place.warehouse.rglob("*"), *place.datalake.rglob("*")]
     return {str(p): p.stat().st_mtime_ns for p in files if p.is_file()}
 
 
@@ -73,7 +73,7 @@ def test_every_table_shows_where_its_columns_come_from_and_its_plot(built: Dagst
 
 def test_the_views_answer_with_recorded_prices(built: DagsterHome) -> None:
     target = lake(built)
-    engine = EmbeddedEngine(target.folders, target.catalog())
+    engine = target.place.engine()
     rows = engine.query("SELECT * FROM analytics.latest_prices").rows
     assert len(rows) >= 25
 

@@ -30,6 +30,7 @@ from dataplatform.sensors import PERIOD, arrivals_tick
 from dataplatform.tables import all_specs
 from dataplatform_tests.dagster_home import REPOSITORY
 from dataplatform_tests.maintenance.test_maintenance import OneSpark
+from dataplatform_tests.stored import folders
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -172,7 +173,7 @@ def test_what_stays_behind_is_asked_for_in_the_next_period(
     land(lake, now)
     first = arrivals_tick(None, lake, instance, now)
     assert first.run_requests
-    catalog = lake.folders.catalog_db
+    catalog = folders(lake).catalog_db
     catalog.rename(catalog.with_suffix(".away"))
     catalog.mkdir()
     assert not run(lake, instance, {"coins": COINS}).success

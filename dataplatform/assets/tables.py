@@ -111,6 +111,9 @@ def _build(
             context.run.run_id, dict(NO_RUN_RETRY if permanent else RUN_RETRY)
         )
         if not permanent:
+            for failure in failures if len(failures) > 1 else ():
+                # Dagster shows no traceback of a group's members.
+                context.log.exception(str(failure), exc_info=failure)
             raise
         raise Failure("\n".join(map(str, failures)), allow_retries=False) from error
 

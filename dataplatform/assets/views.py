@@ -13,6 +13,7 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
+    AutomationCondition,
     Failure,
     FreshnessPolicy,
     MaterializeResult,
@@ -28,18 +29,20 @@ from dataplatform.assets.plots import plot_metadata, preview_markdown
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY
 from dataplatform.assets.refresh import refresh
 from dataplatform.lake.spec import NAMESPACE
-from dataplatform.lake.view_engine import Answer, ViewEngine, drift, verify
+from dataplatform.lake.view_engine import Answer, ViewEngine, drift, staleness, verify
 from dataplatform.lake.views import VIEW_SCHEMA, ViewError, ViewSpec
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.views import ViewsResource
 from dataplatform.tables import all_specs
 from dataplatform.views import all_views, table_columns
+from dataplatform.views.federated import DAGSTER_TABLES
 
 GROUP: Final = "views"
 ANSWERS: Final = "answers"
 ANSWERS_RULE: Final = "The view runs and has rows."
 DRIFT: Final = "view_definition_drift"
 # The tables that views read change hourly to daily.
+_DAILY: Final = AutomationCondition.on_cron("@daily")
 _FRESHNESS: Final = FreshnessPolicy.time_window(timedelta(hours=50), timedelta(hours=26))
 
 
@@ -70,7 +73,8 @@ def _view_asset(
         owners=OWNERS,
         code_version=view.code_version,
         retry_policy=RETRY,
-        automation_condition=refresh(),
+        # What reads Dagster's own tables alone has nothing upstream that would tell.
+        automation_condition=refresh() if view.references else _DAILY,
         freshness_policy=_FRESHNESS,
         check_specs=[AssetCheckSpec(ANSWERS, asset=key, description=ANSWERS_RULE)],
         metadata={
@@ -82,11 +86,12 @@ def _view_asset(
         context: AssetExecutionContext, lake: LakeResource, views: ViewsResource
     ) -> MaterializeResult:
         _ensure_tables(lake, view)
-        answer, changed = _deployed(context, views.engine(lake), view, views.sample_rows)
+        engine = views.engine(lake)
+        answer, changed = _deployed(context, engine, view, views.sample_rows)
         return MaterializeResult(
             metadata={
                 **_metadata(view, declared, answer),
-                "engine": views.engine_name,
+                "engine": engine.title,
                 "definition_changed": changed,
             },
             check_results=[_answers(answer)],
@@ -140,7 +145,7 @@ def _answers(answer: Answer) -> AssetCheckResult:
 def _metadata(view: ViewSpec, views: Mapping[str, ViewSpec], answer: Answer) -> dict[str, Any]:
     from dataplatform.lake.view_sql import checked_schemas, column_docs, column_lineage
 
-    schemas = checked_schemas(_upstream(view, views), table_columns())
+    schemas = checked_schemas(_upstream(view, views), {**table_columns(), **DAGSTER_TABLES})
     plot = plot_metadata(view.plot, answer.sample.arrow, view.name) if view.plot else None
     return {
         "dagster/column_schema": _column_schema(answer, column_docs(view)),
@@ -191,12 +196,19 @@ def build_view_checks(views: Mapping[str, ViewSpec] | None = None) -> AssetCheck
     ) -> Iterator[AssetCheckResult]:
         engine = views.engine(lake)
         for check in sorted(context.selected_asset_check_keys, key=lambda check: check.asset_key):
-            yield _drift_result(check.asset_key, drift(engine, by_key[check.asset_key]))
+            view = by_key[check.asset_key]
+            difference = drift(engine, view)
+            stale = staleness(engine, view) if difference is None else None
+            yield _drift_result(check.asset_key, difference, stale)
 
     return _drift
 
 
-def _drift_result(key: AssetKey, difference: str | None) -> AssetCheckResult:
+def _drift_result(key: AssetKey, difference: str | None, stale: str | None) -> AssetCheckResult:
+    if stale is not None:
+        return AssetCheckResult(
+            asset_key=key, check_name=DRIFT, passed=False, description=f"It is stale: {stale}"
+        )
     if difference is None:
         return AssetCheckResult(asset_key=key, check_name=DRIFT, passed=True)
     text = f"```diff\n{difference}\n```" if difference else "The view is not deployed."

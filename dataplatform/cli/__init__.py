@@ -4,7 +4,7 @@ from typing import Final
 
 import typer
 
-from dataplatform.cli import docs, doctor, query, rollback, run, status, ui, views
+from dataplatform.cli import docs, doctor, query, rollback, run, stack, status, ui, views
 
 app: Final = typer.Typer(
     name="dp",
@@ -25,3 +25,4 @@ app.command("tables")(query.tables)
 app.command("table")(query.table)
 app.command("rollback")(rollback.rollback)
 app.add_typer(views.app, name="views")
+app.add_typer(stack.app, name="stack")

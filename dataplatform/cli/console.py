@@ -54,10 +54,14 @@ def user_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     @functools.wraps(command)
     def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         from dataplatform.lake.dialect import QueryError
+        from dataplatform.lake.object_store_errors import ObjectStoreError
+        from dataplatform.lake.place import NotConfiguredError
+        from dataplatform.lake.secrets import SecretError
 
+        known = (UserError, QueryError, NotConfiguredError, SecretError, ObjectStoreError)
         try:
             return command(*args, **kwargs)
-        except (UserError, QueryError) as error:
+        except known as error:
             fail(str(error))
         except OSError as error:
             if error.filename is None:

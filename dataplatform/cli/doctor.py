@@ -41,9 +41,9 @@ Check = Callable[["Settings"], Finding]
 
 @user_errors
 def doctor() -> None:
-    """Check Python, Java, Spark, store, catalog, DuckDB, API, Dagster and disk; exit 1 on a fault."""
+    """Check all that a run needs, from Python to disk, and the servers; exit 1 on a fault."""
     settings = load_settings()
-    findings = [_examined(check, settings) for check in CHECKS]
+    findings = [_examined(check, settings) for check in checks_of(settings.profile)]
     table = grid(["what", "state", "found", "remedy"], named=True)
     for finding in findings:
         add_row(table, [finding.what, finding.state, finding.detail, finding.remedy])
@@ -108,12 +108,14 @@ def java(_settings: "Settings") -> Finding:
     return Finding("Java", "ok", f"{java_version(home)} in {home}")
 
 
-def jars(_settings: "Settings") -> Finding:
+def jars(settings: "Settings") -> Finding:
     """The jars are in the cache, or can be fetched."""
-    from dataplatform.lake.jvm import JarError, JavaNotFoundError, spark_jars
+    from dataplatform.lake.jvm import JavaNotFoundError, spark_jars
+    from dataplatform.lake.maven import JarError
+    from dataplatform.profiles import lake_place
 
     try:
-        found = spark_jars()
+        found = spark_jars(lake_place(settings).spark_jars)
     except JavaNotFoundError:
         return Finding("jars", "fail", "not looked at: fetching them needs Java", "see Java")
     except JarError as error:
@@ -139,43 +141,63 @@ def spark(_settings: "Settings") -> Finding:
 
 
 def store(settings: "Settings") -> Finding:
-    """The lake's folder takes files and gives them back."""
-    from dataplatform.lake.object_store import open_folder
-    from dataplatform.profiles import LocalLake
+    """The bucket `datalake` takes objects and gives them back."""
+    from dataplatform.profiles import lake_place
 
-    lake = LocalLake(settings.home, settings.origin)
+    lake = lake_place(settings)
+    where = lake.whereabouts["raw files"]
     try:
-        folder = open_folder(lake.root)
-        folder.put("_doctor", b"written")
-        intact = folder.get("_doctor") == b"written"
-        folder.delete("_doctor")
+        lake.store.put("_doctor", b"written")
+        intact = lake.store.get("_doctor") == b"written"
+        lake.store.delete("_doctor")
     except OSError as error:
-        return Finding("store", "fail", f"{lake.root}: {error}", "set DATAPLATFORM_HOME elsewhere")
+        return Finding("store", "fail", f"{where}: {error}", "set DATAPLATFORM_HOME elsewhere")
     if not intact:
-        return Finding("store", "fail", f"{lake.root} gives back other bytes", "check the disk")
-    return Finding("store", "ok", f"{lake.origin} lake in {lake.root}")
+        return Finding("store", "fail", f"{where} gives back other bytes", "check the disk")
+    return Finding("store", "ok", f"{lake.origin} lake, raw files in {where}")
 
 
 def catalog(settings: "Settings") -> Finding:
     """A catalog opens, and rows written through it come back; the lake's own one is only opened."""
     import tempfile
 
-    from dataplatform.lake.catalog import open_sqlite_catalog
+    from dataplatform.lake.catalog import SqliteCatalog
     from dataplatform.lake.spec import NAMESPACE
-    from dataplatform.profiles import LocalLake
+    from dataplatform.profiles import lake_place
 
+    if settings.profile != "local":
+        return _catalog_of_servers(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.home, prefix="doctor-") as scratch:
         folder = Path(scratch).resolve()
-        if not _round_trip(open_sqlite_catalog(folder / "catalog.db", folder / "warehouse")):
+        if not _round_trip(SqliteCatalog(folder / "catalog.db", folder / "warehouse").open()):
             return Finding("catalog", "fail", "rows came back changed", "make setup")
-    lake = LocalLake(settings.home, settings.origin)
-    if not lake.catalog_db.exists():
+    lake = lake_place(settings)
+    if not lake.is_built:
         return Finding("catalog", "ok", "rows written and read back; no lake has been built yet")
-    tables = open_sqlite_catalog(lake.catalog_db, lake.warehouse).list_tables(NAMESPACE)
+    tables = lake.open_catalog().list_tables(NAMESPACE)
     return Finding(
         "catalog", "ok", f"rows written and read back; the lake has {len(tables)} tables"
     )
+
+
+def _catalog_of_servers(settings: "Settings") -> Finding:
+    """Each of pyiceberg, Spark and Trino writes a row, and reads those of the others."""
+    from dataplatform.lake.round_trip import round_trip
+    from dataplatform.profiles import lake_place
+    from dataplatform.resources.lake import LakeResource
+    from dataplatform.resources.servers import find_servers
+    from dataplatform.resources.spark_local import SparkLocalResource
+
+    place = lake_place(settings)
+    resource = LakeResource(home=str(settings.home), origin=place.origin, profile=settings.profile)
+    spark = SparkLocalResource(memory=settings.spark_memory).session(resource)
+    missed = round_trip(place.open_catalog(), spark, find_servers(settings).trino(place.origin))
+    if not missed:
+        return Finding("catalog", "ok", "pyiceberg, Spark and Trino read what each of them wrote")
+    text = "; ".join(f"{engine} misses {', '.join(sorted(w))}" for engine, w in missed.items())
+    remedy = "see that all three name the same catalog and warehouse"
+    return Finding("catalog", "fail", text, remedy)
 
 
 def _round_trip(opened: "Catalog") -> bool:
@@ -250,15 +272,37 @@ def disk(settings: "Settings") -> Finding:
     return Finding("disk", state, text, "" if state == "ok" else "free some, or move the lake")
 
 
-CHECKS: Final[tuple[Check, ...]] = (
-    python,
-    java,
-    jars,
-    spark,
-    store,
-    catalog,
-    duckdb,
-    api,
-    dagster,
-    disk,
-)
+def vault(settings: "Settings") -> Finding:
+    """Vault lets the platform in, and has its secrets."""
+    from dataplatform.lake.secrets import SecretError
+    from dataplatform.resources.vault import open_secrets
+
+    try:
+        open_secrets(settings).read("minio/platform")
+    except SecretError as error:
+        return from_message("Vault", str(error))
+    return Finding("Vault", "ok", f"{settings.vault_addr} gives the platform's secrets")
+
+
+def trino(settings: "Settings") -> Finding:
+    """Trino answers."""
+    from dataplatform.lake.dialect import QueryError
+    from dataplatform.lake.place import NotConfiguredError
+    from dataplatform.profiles import lake_place
+    from dataplatform.resources.servers import find_servers
+
+    try:
+        version = find_servers(settings).trino(lake_place(settings).origin).version
+    except (QueryError, NotConfiguredError) as error:
+        return from_message("Trino", str(error))
+    return Finding("Trino", "ok", f"{version} at {settings.trino_url}")
+
+
+_ALWAYS: Final[tuple[Check, ...]] = (python, java, jars, spark)
+
+
+def checks_of(profile: str) -> tuple[Check, ...]:
+    """Return what is looked at in a profile, in the order in which one thing needs another."""
+    engine = (duckdb,) if profile == "local" else (trino,)
+    servers = () if profile == "local" else (vault,)
+    return (*_ALWAYS, *servers, store, *engine, catalog, api, dagster, disk)

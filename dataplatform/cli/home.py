@@ -9,6 +9,8 @@ from dataplatform.cli.console import UserError
 from dataplatform.profiles import Settings
 
 _CONFIG: Final = "dagster.yaml"
+_CONFIG_OF_SERVERS: Final = "dagster.servers.yaml"
+_ROOT: Final = Path(__file__).parents[2]
 _KEPT_LOGS: Final = 20
 
 
@@ -32,7 +34,7 @@ def load_settings() -> Settings:
 
 def dagster_home(settings: Settings) -> Path:
     """Return where Dagster keeps runs and events: DAGSTER_HOME where set, else in the state folder."""
-    return Path(os.environ.get("DAGSTER_HOME") or settings.home / "dagster").resolve()
+    return Path(os.environ.get("DAGSTER_HOME") or settings.state / "dagster").resolve()
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
@@ -40,7 +42,9 @@ def prepare_dagster_home(settings: Settings) -> Path:
     home = dagster_home(settings)
     home.mkdir(parents=True, exist_ok=True)
     config = home / _CONFIG
-    if not config.exists():
+    if settings.profile != "local":
+        config.write_text(_on_servers())
+    elif not config.exists():
         config.unlink(missing_ok=True)  # A link whose target is gone.
         _configure(config)
     os.environ["DAGSTER_HOME"] = str(home)
@@ -49,11 +53,16 @@ def prepare_dagster_home(settings: Settings) -> Path:
 
 def _configure(config: Path) -> None:
     """Link the repository's configuration, so that an edit there is in force here."""
-    source = Path(__file__).parents[2] / _CONFIG
+    source = _ROOT / _CONFIG
     if source.exists():
         config.symlink_to(os.path.relpath(source, config.parent))
     else:  # Installed as a wheel: Dagster's defaults, but nothing is sent anywhere.
         config.write_text("telemetry:\n  enabled: false\n")
+
+
+def _on_servers() -> str:
+    """Return the configuration with Dagster's storage on servers."""
+    return "\n".join((_ROOT / name).read_text() for name in (_CONFIG, _CONFIG_OF_SERVERS))
 
 
 def new_log(settings: Settings, name: str) -> Path:

@@ -5,42 +5,40 @@ from typing import TYPE_CHECKING
 from dataplatform.cli.console import UserError
 
 if TYPE_CHECKING:
-    from pyiceberg.catalog import Catalog
+    from dataplatform.lake.place import LakePlace
+    from dataplatform.lake.view_engine import QueryEngine
+    from dataplatform.lake.views import ViewSpec
 
-    from dataplatform.lake.query import EmbeddedEngine
-    from dataplatform.profiles import LocalLake
 
-
-def open_lake() -> "tuple[LocalLake, Catalog]":
-    """Return the embedded lake and its catalog.
+def open_lake() -> "LakePlace":
+    """Return the lake.
 
     Raises:
-        UserError: nothing has been built yet, or the profile has no embedded lake.
+        UserError: nothing has been built yet.
     """
-    from dataplatform.lake.catalog import open_sqlite_catalog
-    from dataplatform.profiles import LocalLake, Settings
+    from dataplatform.profiles import Settings, lake_place
 
-    settings = Settings()
-    if settings.profile != "local":
-        raise UserError(
-            f"The profile {settings.profile} has no embedded lake. Remedy: ask its Trino server, or"
-            " unset DATAPLATFORM_PROFILE."
-        )
-    lake = LocalLake(settings.home, settings.origin)
-    if not lake.catalog_db.exists():
-        raise UserError(f"There is no lake in {lake.root} yet. Remedy: run `dp run` first.")
-    return lake, open_sqlite_catalog(lake.catalog_db, lake.warehouse)
+    lake = lake_place(Settings())
+    if not lake.is_built:
+        where = lake.whereabouts["lake"]
+        raise UserError(f"There is no lake in {where} yet. Remedy: run `dp run` first.")
+    return lake
 
 
-def open_engine() -> "EmbeddedEngine":
+def open_engine() -> "QueryEngine":
     """Return the query engine over that lake; errors as for `open_lake`."""
-    from dataplatform.lake.query import EmbeddedEngine
     from dataplatform.lake.spec import NAMESPACE
     from dataplatform.lake.views import Relation
     from dataplatform.tables import all_specs
-    from dataplatform.views import all_views
 
     declared = [Relation(NAMESPACE, name) for name in all_specs()]
-    declared += [view.relation for view in all_views().values()]
-    lake, catalog = open_lake()
-    return EmbeddedEngine(lake, catalog, declared)
+    declared += [view.relation for view in views_here().values()]
+    return open_lake().engine(declared)
+
+
+def views_here() -> "dict[str, ViewSpec]":
+    """Return the views that the profile in force declares."""
+    from dataplatform.profiles import Settings
+    from dataplatform.views import declared_views
+
+    return declared_views(Settings().profile)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dataplatform.cli.console import UserError
 from dataplatform.lake.manifest import Origin
-from dataplatform.profiles import LocalLake, Settings
+from dataplatform.profiles import Settings, lake_place
 
 if TYPE_CHECKING:
     from dataplatform.resources.coingecko import Reachability
@@ -91,7 +91,7 @@ def _why_no_recordings(settings: Settings) -> str:
 
 def _live_lake_in_use(settings: Settings) -> bool:
     """Whether recordings would take the place of live data that somebody works with."""
-    live = LocalLake(settings.home, "live")
+    live = lake_place(settings, "live")
     return live.remembered == "live" or live.holds_data
 
 

@@ -20,14 +20,15 @@ from dataplatform.cli.console import (
     size_text,
     user_errors,
 )
-from dataplatform.cli.lake import open_engine
+from dataplatform.cli.lake import open_engine, views_here
 from dataplatform.lake.spec import NAMESPACE
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
 
     from dataplatform.lake.export import FileFormat
-    from dataplatform.lake.query import EmbeddedEngine, QueryResult
+    from dataplatform.lake.sql_engine import QueryResult
+    from dataplatform.lake.view_engine import QueryEngine
     from dataplatform.lake.views import Relation
 
 DEFAULT_ROWS: Final = 100
@@ -119,7 +120,7 @@ def export(
 
 
 def _write(
-    engine: "EmbeddedEngine",
+    engine: "QueryEngine",
     sql: str,
     chosen: ExportFormat,
     output: Path | None,
@@ -140,7 +141,7 @@ def _write(
     console.err().print(f"{rows:,} rows written to {output}. [dim]{_source(engine)}[/]")
 
 
-def _source(engine: "EmbeddedEngine") -> str:
+def _source(engine: "QueryEngine") -> str:
     return f"{engine.origin} lake · {ATTRIBUTION}"
 
 
@@ -176,7 +177,7 @@ _LISTED: Final = (
 )
 
 
-def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
+def _table_rows(engine: "QueryEngine") -> list[list[str]]:
     from dataplatform.lake.inspect import footprint
     from dataplatform.tables import all_specs
 
@@ -197,10 +198,8 @@ def _table_rows(engine: "EmbeddedEngine") -> list[list[str]]:
     return rows
 
 
-def _view_rows(engine: "EmbeddedEngine") -> list[list[str]]:
-    from dataplatform.views import all_views
-
-    views = all_views()
+def _view_rows(engine: "QueryEngine") -> list[list[str]]:
+    views = views_here()
     deployed = engine.deployed()
     rows = []
     for name in sorted({*views, *deployed}):
@@ -259,19 +258,17 @@ def _version_clause(relation: "Relation", at: str) -> str:
     return f" FOR VERSION AS OF {at}" if at.isdigit() else f" FOR TIMESTAMP AS OF '{literal}'"
 
 
-def _show_columns(engine: "EmbeddedEngine", relation: "Relation", found: "Table | None") -> None:
-    from dataplatform.views import all_views
-
+def _show_columns(engine: "QueryEngine", relation: "Relation", found: "Table | None") -> None:
     types = engine.describe(str(relation))
     docs: dict[str, str] = {}
     description = ""
     if found is not None:
         docs = {field.name: field.doc or "" for field in found.schema().fields}
         description = found.properties.get("comment", "")
-    elif relation.name in all_views():
+    elif relation.name in views_here():
         from dataplatform.lake.view_sql import column_docs
 
-        view = all_views()[relation.name]
+        view = views_here()[relation.name]
         docs, description = column_docs(view), view.description
     listing = grid(["column", "type", "meaning"], named=True)
     for column, kind in types.items():

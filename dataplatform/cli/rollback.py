@@ -25,19 +25,20 @@ def rollback(
     Example: dp rollback coins 4702470322120163556
     """
     from dataplatform.lake.inspect import snapshots
-    from dataplatform.lake.writer_lock import LakeBusyError, lake_writer_lock
+    from dataplatform.lake.writer_lock import LakeBusyError
 
     relation = open_engine().resolve(name)
     if relation.schema != NAMESPACE:
         raise UserError(f"{relation} is a view and has no snapshots.")
-    lake, catalog = open_lake()
+    lake = open_lake()
+    catalog = lake.open_catalog()
     if snapshot not in {info.snapshot_id for info in snapshots(catalog.load_table(relation))}:
         raise UserError(
             f"{relation} has no snapshot {snapshot} to go back to."
             f" Remedy: dp table {relation.name} lists the snapshots."
         )
     try:
-        with lake_writer_lock(lake.root, "dp rollback", WAIT_SECONDS):
+        with lake.writer_lock("dp rollback", WAIT_SECONDS):
             table = catalog.load_table(relation)
             table.manage_snapshots().rollback_to_snapshot(snapshot).commit()
     except LakeBusyError as error:

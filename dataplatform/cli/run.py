@@ -15,6 +15,7 @@ from dataplatform.cli import console
 from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, counted, grid, user_errors
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Wanted, choose_origin
+from dataplatform.lake.place import shown
 
 if TYPE_CHECKING:
     from dagster import AssetKey, JobDefinition
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from dataplatform.cli.events import RunFacts
     from dataplatform.cli.progress import ProgressView
     from dataplatform.lake.endpoint import Endpoint
-    from dataplatform.profiles import LocalLake, Settings
+    from dataplatform.lake.place import LakePlace
+    from dataplatform.profiles import Settings
 
 KNOWN_PAGES: Final = {"coins_markets": 78, "exchanges": 4}
 """Pages in November 2026: about 19,400 coins and 1,000 exchanges, 250 a page."""
@@ -97,13 +99,11 @@ def _last_days(count: int) -> tuple[str, str]:
     return f"{today - timedelta(days=count):%Y-%m-%d}", f"{today - timedelta(days=1):%Y-%m-%d}"
 
 
-def _has_history(lake: "LocalLake") -> bool:
-    from dataplatform.lake.object_store import open_folder
+def _has_history(lake: "LakePlace") -> bool:
     from dataplatform.raw import all_endpoints
 
     history = [e for e in all_endpoints().values() if e.every == "partition"]
-    store = open_folder(lake.datalake)
-    return all(store.folders(f"{endpoint.source}/{endpoint.name}") for endpoint in history)
+    return all(lake.store.folders(f"{endpoint.source}/{endpoint.name}") for endpoint in history)
 
 
 def _days(text: str | None) -> tuple[str, str]:
@@ -123,16 +123,16 @@ def _day(text: str) -> str:
         ) from None
 
 
-def _choose_lake(settings: "Settings", wanted: Wanted, *, asks_api: bool) -> "LocalLake":
+def _choose_lake(settings: "Settings", wanted: Wanted, *, asks_api: bool) -> "LakePlace":
     """Decide on the lake, say why, and let this process use it."""
-    from dataplatform.profiles import LocalLake
+    from dataplatform.profiles import lake_place
     from dataplatform.resources.coingecko import CoinGeckoResource
 
     api = CoinGeckoResource.from_settings(settings)
     choice = choose_origin(wanted, settings, api.ping, asks_api=asks_api)
     console.err().print(str(choice), markup=False)
     os.environ["DATAPLATFORM_ORIGIN"] = choice.origin
-    return LocalLake(settings.home, choice.origin)
+    return lake_place(settings, choice.origin)
 
 
 def _endpoints_of(plan: Plan) -> "list[Endpoint]":
@@ -240,7 +240,7 @@ _SYNTAX: Final = (
 )
 
 
-def _execute(settings: "Settings", lake: "LocalLake", plan: Plan, verbose: bool) -> int:
+def _execute(settings: "Settings", lake: "LakePlace", plan: Plan, verbose: bool) -> int:
     """Run the plan; returns the exit code."""
     import sys
     from contextlib import nullcontext
@@ -284,7 +284,7 @@ def _rest_of(plan: Plan, facts: "RunFacts") -> Plan | None:
     return Plan(plan.job, rest, None) if rest else None
 
 
-def _materialize(plan: Plan, view: "ProgressView", lake: "LocalLake", verbose: bool) -> bool:
+def _materialize(plan: Plan, view: "ProgressView", lake: "LakePlace", verbose: bool) -> bool:
     from dagster import DagsterInstance
     from dagster._core.storage.tags import (
         ASSET_PARTITION_RANGE_END_TAG,
@@ -345,13 +345,13 @@ def _show_failure(facts: "RunFacts", log: Path | None) -> None:
     if facts.skipped:
         lines += ["", f"Not built, as they read from it: {escape(', '.join(facts.skipped))}."]
     lines += ["", "What is published stays; `dp run` goes on from there."]
-    lines += [f"Log: {escape(_shown(log))}"] if log else []
+    lines += [f"Log: {escape(shown(log))}"] if log else []
     Console(stderr=True, highlight=False).print(
         Panel("\n".join(lines), title="Run failed", border_style="red")
     )
 
 
-def _show_summary(facts: "RunFacts", lake: "LocalLake", total: int) -> None:
+def _show_summary(facts: "RunFacts", lake: "LakePlace", total: int) -> None:
     from dataplatform.cli.events import UNCHANGED
 
     table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True], named=True)
@@ -366,7 +366,8 @@ def _show_summary(facts: "RunFacts", lake: "LocalLake", total: int) -> None:
         f" Data: {lake.origin}. {ATTRIBUTION}.",
         markup=False,
     )
-    screen.print(f"Raw files {_shown(lake.datalake)} · tables {_shown(lake.warehouse)}")
+    places = lake.whereabouts
+    screen.print(f"Raw files {places['raw files']} · tables {places['tables']}")
     for warning in facts.warnings:
         screen.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     screen.print(_NEXT, markup=False, highlight=False)
@@ -379,9 +380,3 @@ Next:
   dp status        how fresh everything is
   make ui          Dagster's UI: the asset graph, runs, schedules
 (dp is .venv/bin/dp after `make run`.)"""
-
-
-def _shown(path: Path) -> str:
-    """Return a path as short as it can be typed from here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -15,9 +15,10 @@ from dataplatform.cli.lake import open_engine, open_lake
 if TYPE_CHECKING:
     from dataplatform.lake.endpoint import Every
     from dataplatform.lake.manifest import Manifest, Origin
-    from dataplatform.lake.query import EmbeddedEngine
+    from dataplatform.lake.place import LakePlace
     from dataplatform.lake.spec import TableSpec
-    from dataplatform.profiles import LocalLake, Settings
+    from dataplatform.lake.view_engine import QueryEngine
+    from dataplatform.profiles import Settings
 
 RAW_HOURS: "Final[Mapping[Every, float]]" = {"hour": 3.0, "day": 26.0, "partition": 26.0}
 VIEW_HOURS: Final = 26.0
@@ -60,7 +61,7 @@ def status(
 ) -> None:
     """Show how fresh every asset is: last build, rows, newest data; and the API's budget."""
     settings = load_settings()
-    lake, _ = open_lake()
+    lake = open_lake()
     now = datetime.now(UTC)
     found = freshness(settings, lake, open_engine())
     raw = [one for one in found if one.asset.startswith("raw.")]
@@ -100,9 +101,9 @@ def _age(passed: timedelta) -> str:
     return f"{minutes // 60} h" if minutes < 72 * 60 else f"{minutes // 1440} d"
 
 
-def _lake_line(lake: "LocalLake") -> str:
+def _lake_line(lake: "LakePlace") -> str:
     ages = "" if lake.origin == "live" else " (recordings: they do not age)"
-    return f"Lake: {lake.origin}{ages} in {lake.root} · {ATTRIBUTION}"
+    return f"Lake: {lake.origin}{ages} in {lake.whereabouts['lake']} · {ATTRIBUTION}"
 
 
 def budget_line(settings: "Settings") -> str:
@@ -118,7 +119,7 @@ def budget_line(settings: "Settings") -> str:
     )
 
 
-def freshness(settings: "Settings", lake: "LocalLake", engine: "EmbeddedEngine") -> list[Freshness]:
+def freshness(settings: "Settings", lake: "LakePlace", engine: "QueryEngine") -> list[Freshness]:
     """Return the freshness of every declared asset: endpoints, tables, views."""
     from dataplatform.views import all_views
 
@@ -145,7 +146,7 @@ def _view_facts(
     return at, metadata.get("dagster/row_count")
 
 
-def _raw_freshness(lake: "LocalLake", events: Events) -> list[Freshness]:
+def _raw_freshness(lake: "LakePlace", events: Events) -> list[Freshness]:
     from dataplatform.raw import all_endpoints
     from dataplatform.raw.inbox import inbox
 
@@ -170,12 +171,11 @@ def _raw_freshness(lake: "LocalLake", events: Events) -> list[Freshness]:
     return found
 
 
-def _newest_manifests(lake: "LocalLake") -> "dict[str, Manifest]":
+def _newest_manifests(lake: "LakePlace") -> "dict[str, Manifest]":
     """Return each endpoint's manifest of the newest slot."""
-    from dataplatform.lake.manifest import Cursor, RawZone
-    from dataplatform.lake.object_store import open_folder
+    from dataplatform.lake.manifest import Cursor
 
-    zone = RawZone(open_folder(lake.datalake))
+    zone = lake.raw_zone
     slots = {}
     for arrival in zone.arrivals(Cursor()):
         slot = arrival.slot
@@ -187,7 +187,7 @@ def _newest_manifests(lake: "LocalLake") -> "dict[str, Manifest]":
 
 
 def _table_freshness(
-    lake: "LocalLake", engine: "EmbeddedEngine", events: Events
+    lake: "LakePlace", engine: "QueryEngine", events: Events
 ) -> Iterable[Freshness]:
     from dataplatform.lake.inspect import footprint
     from dataplatform.lake.spec import NAMESPACE
@@ -208,7 +208,7 @@ def _table_freshness(
         )
 
 
-def _newest_data(engine: "EmbeddedEngine", spec: "TableSpec") -> date | datetime | None:
+def _newest_data(engine: "QueryEngine", spec: "TableSpec") -> date | datetime | None:
     """Return the newest day or time in a table, or its newest fetch where it has no days."""
     columns = {column.name for column in spec.columns}
     column = spec.day_column or ("fetched_at" if "fetched_at" in columns else None)
@@ -229,7 +229,8 @@ def _materializations(settings: "Settings", origin: "Origin") -> Events:
     apart. None of it is needed for tables, which know when they changed.
     """
     home = dagster_home(settings)
-    if not (home / "history").exists():
+    # In SQLite there is nothing before the first run, and opening it would make the files.
+    if not (home / ("history" if settings.profile == "local" else "dagster.yaml")).exists():
         return {}
     from dagster import AssetKey, DagsterInstance
 

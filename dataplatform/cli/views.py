@@ -1,4 +1,4 @@
-"""`dp views`: compare deployed views with their files, and remove those whose file is gone."""
+"""`dp views`: compare deployed views with their files, mend them, remove those without a file."""
 
 from typing import Annotated, Final
 
@@ -6,7 +6,7 @@ import typer
 
 from dataplatform.cli import console
 from dataplatform.cli.console import grid, user_errors
-from dataplatform.cli.lake import open_engine
+from dataplatform.cli.lake import open_engine, views_here
 
 app: Final = typer.Typer(help="Compare deployed views with their files.", no_args_is_help=True)
 
@@ -15,22 +15,34 @@ app: Final = typer.Typer(help="Compare deployed views with their files.", no_arg
 @user_errors
 def status() -> None:
     """Say of each view whether it is deployed as its file says; exit code 1 where one is not."""
-    from dataplatform.lake.view_engine import drift, orphans
-    from dataplatform.views import all_views
+    from dataplatform.lake.view_engine import drift, orphans, staleness
 
     engine = open_engine()
     listing = grid(["view", "state"], named=True)
     differing = False
-    for view in all_views().values():
+    for view in views_here().values():
         difference = drift(engine, view)
+        reason = staleness(engine, view) if difference is None else None
         state = {None: "as declared", "": "not deployed"}.get(difference, "differs from its file")
-        differing = differing or difference is not None
+        state = f"stale: {reason}" if reason else state
+        differing = differing or difference is not None or reason is not None
         listing.add_row(view.name, state)
-    for name in orphans(engine, all_views()):
+    for name in orphans(engine, views_here()):
         listing.add_row(name, "its file is gone: dp views prune")
     console.out().print(listing)
     if differing:
-        console.fail("Not all views are as declared. Remedy: materialize the group views.")
+        console.fail("Not all views are as declared. Remedy: dp views deploy.")
+
+
+@app.command("deploy")
+@user_errors
+def deploy() -> None:
+    """Deploy again what is missing, differs from its file, or went stale with a table."""
+    from dataplatform.lake.view_engine import repair
+
+    repaired = repair(open_engine(), views_here())
+    done = f"Deployed {', '.join(repaired)}." if repaired else "Every view is as declared."
+    console.out().print(done)
 
 
 @app.command("prune")
@@ -41,13 +53,12 @@ def prune(
     """Drop deployed views whose file is gone from the repository."""
     from dataplatform.lake.view_engine import orphans
     from dataplatform.lake.view_engine import prune as drop_orphans
-    from dataplatform.views import all_views
 
     engine = open_engine()
-    gone = orphans(engine, all_views())
+    gone = orphans(engine, views_here())
     if not gone:
         console.out().print("Every deployed view has its file.")
         return
     console.out().print(f"Without a file: {', '.join(gone)}")
     if yes or typer.confirm("Drop them?"):
-        console.out().print(f"Dropped {', '.join(drop_orphans(engine, all_views()))}.")
+        console.out().print(f"Dropped {', '.join(drop_orphans(engine, views_here()))}.")

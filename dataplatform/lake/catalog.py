@@ -1,42 +1,160 @@
-"""The Iceberg catalog as pyiceberg sees it, from the same description that Spark gets."""
+"""One description of an Iceberg catalog, from which each engine's configuration is rendered."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 
+from dataplatform.lake.object_store import S3Access
 from dataplatform.lake.spec import CATALOG, NAMESPACE
 
+_SPARK: Final = f"spark.sql.catalog.{CATALOG}"
+_SPARK_COMMON: Final = {
+    _SPARK: "org.apache.iceberg.spark.SparkCatalog",
+    # pyiceberg commits beside Spark: a cached table would be a stale one.
+    f"{_SPARK}.cache-enabled": "false",
+}
+REQUEST_SECONDS: Final = 60
+"""How long a request to the catalog or the store may take: more than any of them ever does."""
 
-def open_sqlite_catalog(catalog_db: Path, warehouse: Path) -> Catalog:
-    """Open (and make) the embedded catalog.
 
-    The catalog's name is part of each row of its tables, so Spark must use the same one.
+@dataclass(frozen=True)
+class SqliteCatalog:
+    """The embedded catalog: one SQLite file, tables in a folder.
+
+    Args:
+        file: the database.
+        warehouse: the folder of the tables.
     """
-    warehouse.mkdir(parents=True, exist_ok=True)
-    catalog = SqlCatalog(CATALOG, uri=f"sqlite:///{catalog_db}", warehouse=_location(warehouse))
-    catalog.create_namespace_if_not_exists(NAMESPACE)
-    return catalog
+
+    file: Path
+    warehouse: Path
+
+    def open(self) -> Catalog:
+        """Open (and make) the catalog as pyiceberg sees it.
+
+        The catalog's name is part of each row of its tables, so Spark must use the same one.
+        """
+        self.warehouse.mkdir(parents=True, exist_ok=True)
+        catalog = SqlCatalog(CATALOG, uri=f"sqlite:///{self.file}", warehouse=self._location)
+        catalog.create_namespace_if_not_exists(NAMESPACE)
+        return catalog
+
+    def spark_conf(self) -> dict[str, str]:
+        """Return the Spark settings of the same catalog."""
+        return _SPARK_COMMON | {
+            f"{_SPARK}.type": "jdbc",
+            f"{_SPARK}.uri": f"jdbc:sqlite:{self.file}",
+            f"{_SPARK}.jdbc.schema-version": "V1",
+            f"{_SPARK}.warehouse": self._location,
+        }
+
+    @property
+    def _location(self) -> str:
+        """The folder as Iceberg names it.
+
+        Not `Path.as_uri()`: pyiceberg, Hadoop and DuckDB all take what follows `file://` as it
+        stands, so an encoded blank would be a folder named `%20` somewhere else.
+        """
+        return f"file://{self.warehouse}"
 
 
-def sqlite_spark_conf(catalog_db: Path, warehouse: Path) -> dict[str, str]:
-    """Return the Spark settings of the catalog that `open_sqlite_catalog` opens."""
-    prefix = f"spark.sql.catalog.{CATALOG}"
+@dataclass(frozen=True)
+class RestCatalogServer:
+    """A catalog behind Iceberg's REST protocol, tables in an S3 bucket.
+
+    Args:
+        uri: its address, such as `http://127.0.0.1:8181/live`.
+        bucket: the bucket of the tables.
+        access: how the bucket is reached.
+    """
+
+    uri: str
+    bucket: str
+    access: S3Access
+
+    def open(self) -> Catalog:
+        """Open the catalog as pyiceberg sees it.
+
+        Raises:
+            requests.ConnectionError: the server can't be reached.
+        """
+        catalog = RestCatalog(CATALOG, **self._pyiceberg())
+        catalog.create_namespace_if_not_exists(NAMESPACE)
+        return catalog
+
+    def spark_conf(self) -> dict[str, str]:
+        """Return the Spark settings of the same catalog, and of reading raw files beside it."""
+        access = self.access
+        of_catalog = {
+            "type": "rest",
+            "uri": self.uri,
+            "warehouse": f"s3://{self.bucket}",
+            "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+            "client.region": access.region,
+            "s3.endpoint": access.endpoint,
+            "s3.path-style-access": str(access.path_style).lower(),
+            "s3.access-key-id": access.access_key,
+            "s3.secret-access-key": access.secret_key,
+        }
+        return _SPARK_COMMON | {f"{_SPARK}.{k}": v for k, v in of_catalog.items()} | _s3a(access)
+
+    def trino_properties(self, access_key: str, secret_key: str) -> Mapping[str, str]:
+        """Return the properties of a Trino catalog over the same tables.
+
+        Args:
+            access_key: what to write for the key, such as `${ENV:S3_ACCESS_KEY}`: the file that
+                these properties are written to holds no secret.
+            secret_key: likewise.
+        """
+        return {
+            "connector.name": "iceberg",
+            "iceberg.catalog.type": "rest",
+            "iceberg.rest-catalog.uri": self.uri,
+            "iceberg.rest-catalog.warehouse": f"s3://{self.bucket}",
+            "fs.native-s3.enabled": "true",
+            "s3.endpoint": self.access.endpoint,
+            "s3.region": self.access.region,
+            "s3.path-style-access": str(self.access.path_style).lower(),
+            "s3.aws-access-key": access_key,
+            "s3.aws-secret-key": secret_key,
+        }
+
+    def _pyiceberg(self) -> dict[str, Any]:
+        access = self.access
+        return {
+            "uri": self.uri,
+            "warehouse": f"s3://{self.bucket}",
+            "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
+            "s3.endpoint": access.endpoint,
+            "s3.region": access.region,
+            "s3.access-key-id": access.access_key,
+            "s3.secret-access-key": access.secret_key,
+            "s3.connect-timeout": 10.0,
+            "s3.request-timeout": float(REQUEST_SECONDS),
+            # pyarrow's S3 takes the path style unless told otherwise.
+            "s3.force-virtual-addressing": not access.path_style,
+        }
+
+
+CatalogServer = SqliteCatalog | RestCatalogServer
+
+
+def _s3a(access: S3Access) -> dict[str, str]:
+    """Return what Hadoop needs to read raw files; a session's settings reach its Hadoop ones."""
     return {
-        prefix: "org.apache.iceberg.spark.SparkCatalog",
-        f"{prefix}.type": "jdbc",
-        f"{prefix}.uri": f"jdbc:sqlite:{catalog_db}",
-        f"{prefix}.jdbc.schema-version": "V1",
-        f"{prefix}.warehouse": _location(warehouse),
-        # pyiceberg commits beside Spark: a cached table would be a stale one.
-        f"{prefix}.cache-enabled": "false",
+        "fs.s3a.endpoint": access.endpoint,
+        "fs.s3a.endpoint.region": access.region,
+        "fs.s3a.path.style.access": str(access.path_style).lower(),
+        "fs.s3a.connection.ssl.enabled": str(access.endpoint.startswith("https")).lower(),
+        "fs.s3a.access.key": access.access_key,
+        "fs.s3a.secret.key": access.secret_key,
+        "fs.s3a.aws.credentials.provider": (
+            "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider"
+        ),
+        "fs.s3a.change.detection.mode": "none",
     }
-
-
-def _location(warehouse: Path) -> str:
-    """Return the folder as Iceberg names it.
-
-    Not `Path.as_uri()`: pyiceberg, Hadoop and DuckDB all take what follows `file://` as it stands,
-    so an encoded blank would be a folder named `%20` somewhere else.
-    """
-    return f"file://{warehouse}"

@@ -10,7 +10,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dataplatform.lake.query import ResultStream
+    from dataplatform.lake.sql_engine import ResultStream
 
 FileFormat = Literal["csv", "json", "parquet"]
 SUFFIXES: Final[dict[str, FileFormat]] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}

@@ -67,7 +67,12 @@ def side_by_side(
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return what went wrong; py4j says first which call of its own it was."""
+    lines = [line.lstrip(": ") for line in str(error).splitlines() if not line.startswith(_PY4J)]
+    return next(iter(lines), type(error).__name__)
+
+
+_PY4J: Final = "An error occurred while calling "
 
 
 def _waiting(needs: Mapping[str, Collection[str]]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from sqlglot.optimizer.annotate_types import annotate_types
 from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import traverse_scope
 
+from dataplatform.lake.normal_form import normal_form
 from dataplatform.lake.views import Relation, Schemas, ViewError, ViewSpec
 
 DIALECT: Final = "trino"
@@ -51,8 +52,8 @@ def _first_problem(error: SqlglotError) -> str:
 
 @cache
 def normalized(sql: str) -> str:
-    """Return Trino SQL in one layout, without comments: two equal definitions give the same text."""
-    return sqlglot.transpile(sql, read=DIALECT, write=DIALECT, pretty=True, comments=False)[0]
+    """Return a SELECT in its normal form: two equal definitions give the same text."""
+    return normal_form(sql)
 
 
 def relations(query: exp.Expr) -> tuple[exp.Table, ...]:

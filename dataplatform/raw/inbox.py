@@ -94,12 +94,16 @@ def waiting(store: ObjectStore, now: datetime, settle: timedelta = SETTLE) -> li
     """Return the dropped files that are ready to land, oldest first.
 
     Left alone are names that end in `.tmp` or `.part` or start with a dot, and files that changed
-    within `settle`: their writer is not done.
+    within `settle`: their writer is not done. S3 shows an object when it is whole, so its age, by
+    the server's clock, does not matter there.
     """
     return sorted(
         stored
         for stored in store.list(INBOX)
-        if _is_finished(stored.key) and now - stored.last_modified >= settle
+        if _is_finished(stored.key)
+        and (now - stored.last_modified >= settle or not store.shows_partial_writes)
+        # Consoles mark a folder by an empty object `folder/`, which is listed without the slash.
+        and (stored.size or store.exists(stored.key))
     )
 
 
@@ -112,14 +116,24 @@ def land_inbox(
     """Land every dropped file that is ready; return one landing a file."""
     landings = []
     for stored in waiting(zone.store, now or datetime.now(UTC), settle):
-        body = zone.store.get(stored.key)
-        if zone.store.head(stored.key) != stored:
-            continue  # It grew while it was read: next time.
-        name = stored.key.removeprefix(f"{INBOX}/")
-        landings.append(land_file(zone, name, body, stored.last_modified, origin))
-        if zone.store.head(stored.key) == stored:
-            zone.store.delete(stored.key)
+        found = _read(zone.store, stored.key)
+        if found is None:
+            continue  # It grew while it was read, or is gone: next time.
+        seen, body = found
+        name = seen.key.removeprefix(f"{INBOX}/")
+        landings.append(land_file(zone, name, body, seen.last_modified, origin))
+        zone.store.delete_unchanged(seen)
     return landings
+
+
+def _read(store: ObjectStore, key: str) -> tuple[StoredObject, bytes] | None:
+    """Return an object and its bytes; None where it changed meanwhile or is not there."""
+    seen = store.head(key)
+    try:
+        body = store.get(key)
+    except FileNotFoundError:
+        return None
+    return (seen, body) if seen and store.head(key) == seen else None
 
 
 def land_file(

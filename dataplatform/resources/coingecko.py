@@ -67,8 +67,8 @@ class CoinGeckoResource(ConfigurableResource):
     """The CoinGecko API.
 
     Secrets are no fields: Dagster keeps a resource's fields in its database. The key is read from
-    `DATAPLATFORM_COINGECKO_API_KEY` (or `.env`) when the first request is made, and so are a
-    proxy's user and password, from `DATAPLATFORM_COINGECKO_BASE_URL`.
+    `DATAPLATFORM_COINGECKO_API_KEY` (or `.env`), on servers from Vault, when the first request is
+    made, and so are a proxy's user and password, from `DATAPLATFORM_COINGECKO_BASE_URL`.
 
     Attributes:
         tier: keyless, demo or pro; None, demo where there is a key, else keyless.
@@ -208,14 +208,15 @@ class CoinGeckoResource(ConfigurableResource):
 
         if self.rules.header is None:
             return {}
-        key = Settings().coingecko_api_key
+        key = _api_key(Settings())
         if not key:
             raise PermanentApiError(
                 f"CoinGecko API ({self.tier_in_force})",
                 "this tier needs a key, and none is set",
-                "set DATAPLATFORM_COINGECKO_API_KEY, or DATAPLATFORM_COINGECKO_TIER=keyless",
+                "set DATAPLATFORM_COINGECKO_API_KEY (on servers, the secret `coingecko` in Vault),"
+                " or DATAPLATFORM_COINGECKO_TIER=keyless",
             )
-        return {self.rules.header: key.get_secret_value().strip()}
+        return {self.rules.header: key.strip()}
 
     def _learn_limits(self) -> None:
         """Ask `/key` once an hour, whichever process comes first; a set rate is left alone."""
@@ -224,6 +225,20 @@ class CoinGeckoResource(ConfigurableResource):
             usage = self.key_usage()
             if usage is not None:
                 self._shared_budget.learn(usage.calls_per_minute, usage.remaining)
+
+
+def _api_key(settings: Settings) -> str | None:
+    """Return the key: the environment's in the profile local, elsewhere Vault's."""
+    if settings.profile == "local":
+        key = settings.coingecko_api_key
+        return key.get_secret_value() if key else None
+    from dataplatform.lake.secrets import SecretNotFoundError
+    from dataplatform.resources.vault import open_secrets
+
+    try:
+        return open_secrets(settings).read("coingecko")["api_key"]
+    except SecretNotFoundError:
+        return None
 
 
 def _key_usage(answer: Mapping[str, Any]) -> KeyUsage:

@@ -9,15 +9,16 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import PrivateAttr
 
 from dataplatform.lake.manifest import Origin, RawZone
-from dataplatform.lake.object_store import ObjectStore, open_folder
-from dataplatform.profiles import ORIGIN_TAG, LocalLake
+from dataplatform.lake.object_store import ObjectStore
+from dataplatform.lake.place import LakePlace
+from dataplatform.profiles import ORIGIN_TAG, Settings, lake_place
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 
 class LakeResource(ConfigurableResource):
-    """The embedded lake: folders and a SQLite catalog, opened when first used.
+    """The lake that assets read and write, opened when first used.
 
     A run works on one lake from its start to its end: whatever else needs the lake is given this
     resource rather than told where it lies.
@@ -25,11 +26,14 @@ class LakeResource(ConfigurableResource):
     Attributes:
         home: the state folder, `.dataplatform` by default.
         origin: live or recorded; None, the one that `dp run` used last.
+        profile: local, stack or cluster. Where the servers of the latter two are, and their
+            secrets, is no field: Dagster would store it.
     """
 
     home: str = ".dataplatform"
     # Dagster's config knows no Literal.
     origin: str | None = None
+    profile: str = "local"
     _of_run: str | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: InitResourceContext) -> None:
@@ -45,27 +49,28 @@ class LakeResource(ConfigurableResource):
             context.instance.add_run_tags(context.run.run_id, {ORIGIN_TAG: self.lake_origin})
 
     @cached_property
-    def folders(self) -> LocalLake:
+    def place(self) -> LakePlace:
         """Where everything lies."""
         origin = self._of_run or self.origin
         if origin not in ("live", "recorded", None):
             raise ValueError(f"origin is live or recorded, not {origin!r}")
-        return LocalLake(Path(self.home), origin)
+        chosen = Settings.model_validate({"profile": self.profile, "home": Path(self.home)})
+        return lake_place(chosen, origin)
 
     @property
     def lake_origin(self) -> Origin:
         """Whether this lake holds live or recorded data."""
-        return self.folders.origin
+        return self.place.origin
 
     @property
     def store(self) -> ObjectStore:
         """The bucket `datalake`."""
-        return open_folder(self.folders.datalake)
+        return self.place.store
 
     @property
     def raw_zone(self) -> RawZone:
         """The raw files and their manifests."""
-        return RawZone(self.store)
+        return self.place.raw_zone
 
     def writer_lock(self, holder: str) -> AbstractContextManager[None]:
         """Return the lock that each writer of tables holds: a build, or maintenance.
@@ -73,18 +78,8 @@ class LakeResource(ConfigurableResource):
         Args:
             holder: who to name to those who wait, such as a run's id.
         """
-        from dataplatform.lake.writer_lock import lake_writer_lock
-
-        return lake_writer_lock(self.folders.root, holder)
+        return self.place.writer_lock(holder)
 
     def catalog(self) -> "Catalog":
-        """Open the Iceberg catalog."""
-        from dataplatform.lake.catalog import open_sqlite_catalog
-
-        return open_sqlite_catalog(self.folders.catalog_db, self.folders.warehouse)
-
-    def spark_conf(self) -> dict[str, str]:
-        """Return the Spark settings that open the same catalog."""
-        from dataplatform.lake.catalog import sqlite_spark_conf
-
-        return sqlite_spark_conf(self.folders.catalog_db, self.folders.warehouse)
+        """Open the Iceberg catalog, once."""
+        return self.place.open_catalog()

@@ -33,6 +33,8 @@ class SparkLocalResource(ConfigurableResource):
             prepare_environment()
             from dagster_pyspark import LazyPySparkResource
 
-            resource = LazyPySparkResource(spark_config=local_conf(self.memory))
+            resource = LazyPySparkResource(
+                spark_config=local_conf(self.memory, lake.place.spark_jars)
+            )
             self._spark = resource.spark_session
-        return lake_session(self._spark, lake.spark_conf())
+        return lake_session(self._spark, lake.place.spark_conf())

@@ -1,57 +1,34 @@
 """The engine behind the schema `analytics` as a resource."""
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
-
-from dagster import ConfigurableResource
+from dagster import ConfigurableResource, InitResourceContext, get_dagster_logger
 from pydantic import PrivateAttr
 
-from dataplatform.lake.view_engine import ViewEngine
+from dataplatform.lake.view_engine import QueryEngine
 from dataplatform.resources.lake import LakeResource
 
-if TYPE_CHECKING:
-    from dataplatform.lake.query import EmbeddedEngine
 
+class ViewsResource(ConfigurableResource):
+    """Where views are deployed and queried: DuckDB over an embedded lake, else Trino.
 
-class ViewsResource(ConfigurableResource, ABC):
-    """Where views are deployed and queried; each profile brings its own.
+    The lake is an argument rather than nested: Dagster 1.13 warns of its own deprecated
+    `dagster_run` whenever a resource holds another.
 
     Attributes:
         sample_rows: the most rows of a view that a run reads for its preview and plot.
     """
 
     sample_rows: int = 1000
+    _engine: QueryEngine | None = PrivateAttr(default=None)
+    _run_id: str | None = PrivateAttr(default=None)
 
-    @abstractmethod
-    def engine(self, lake: LakeResource) -> ViewEngine:
+    def setup_for_execution(self, context: InitResourceContext) -> None:
+        """Keep which run asks: the engine names it to its server."""
+        self._run_id = context.run.run_id if context.run else None
+
+    def engine(self, lake: LakeResource) -> QueryEngine:
         """Return the engine over the run's lake, opened at the first call."""
-
-    @property
-    @abstractmethod
-    def engine_name(self) -> str:
-        """What to call it in metadata."""
-
-
-class EmbeddedViews(ViewsResource):
-    """Profile local: the same Trino SQL on DuckDB.
-
-    The lake is an argument rather than nested: Dagster 1.13 warns of its own deprecated
-    `dagster_run` whenever a resource holds another.
-    """
-
-    _engine: "EmbeddedEngine | None" = PrivateAttr(default=None)
-
-    def engine(self, lake: LakeResource) -> ViewEngine:
-        """Return DuckDB over the lake's current tables."""
         if self._engine is None:
-            from dataplatform.lake.query import EmbeddedEngine
-
-            self._engine = EmbeddedEngine(lake.folders, lake.catalog())
+            self._engine = lake.place.engine()
+            if self._run_id:
+                self._engine.watch(self._run_id, get_dagster_logger().info)
         return self._engine
-
-    @property
-    def engine_name(self) -> str:
-        """DuckDB, with its version."""
-        import duckdb
-
-        return f"DuckDB {duckdb.__version__}"

@@ -19,6 +19,13 @@ def all_views() -> dict[str, ViewSpec]:
     return load_views(Path(__file__).parent)
 
 
+def declared_views(profile: str) -> dict[str, ViewSpec]:
+    """Return the views of a profile: on `local`, which has no Trino, those of this folder."""
+    from dataplatform.views.federated import federated_views
+
+    return all_views() | ({} if profile == "local" else federated_views())
+
+
 def table_columns() -> Schemas:
     """Return the declared columns of every table, as the views may use them."""
     # Imported here: the views must load where the tables' transformations can't.

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from dataplatform.lake.catalog import open_sqlite_catalog
+from dataplatform.lake.catalog import SqliteCatalog
+from dataplatform.lake.place import LocalLake
 from dataplatform.lake.query import EmbeddedEngine
-from dataplatform.profiles import LocalLake
 from dataplatform_tests.browser.dagster_dev import DagsterDev, dagster_dev
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -117,7 +117,7 @@ def _price_of(dev: DagsterDev, coin: str, timeout: float) -> float | None:
     query = f"SELECT price_usd FROM analytics.latest_prices WHERE coin_id = '{coin}'"  # noqa: S608
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        catalog = open_sqlite_catalog(folders.catalog_db, folders.warehouse)
+        catalog = SqliteCatalog(folders.catalog_db, folders.warehouse).open()
         rows = EmbeddedEngine(folders, catalog).query(query).rows
         if rows:
             return rows[0][0]

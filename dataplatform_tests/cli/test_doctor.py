@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from dataplatform.cli import app, doctor
 from dataplatform.cli.doctor import Finding, worst_of
 from dataplatform.lake import jvm
-from dataplatform.profiles import LocalLake, Settings
+from dataplatform.lake.place import LocalLake
+from dataplatform.profiles import Settings
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 from dataplatform_tests.views.small_lake import make_lake
 
@@ -26,7 +27,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_a_missing_java_is_a_fault_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jvm, "_java_candidates", list)
-    monkeypatch.setattr(jvm, "spark_jars", jvm.find_java)
+    monkeypatch.setattr(jvm, "spark_jars", lambda _pinned: jvm.find_java())
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.split()}

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from dataplatform.cli import app
 from dataplatform.lake.views import ViewSpec, parse_view
-from dataplatform.lake.writer_lock import lake_writer_lock
+from dataplatform.lake.writer_lock import file_lock
+from dataplatform.views import all_views
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake
 
 SOURCE = "recorded lake · Data provided by CoinGecko"
@@ -191,7 +192,7 @@ def test_no_lake_and_another_profile_say_what_to_do(
         fails(dp(*arguments), "no lake", "dp run")
     assert not (tmp_path / "nothing").exists()
     monkeypatch.setenv("DATAPLATFORM_PROFILE", "cluster")
-    fails(dp("tables"), "cluster", "DATAPLATFORM_PROFILE")
+    fails(dp("tables"), "cluster", "DATAPLATFORM_CATALOG_URI", "Remedy")
 
 
 # ---- export ----
@@ -282,6 +283,15 @@ def test_views_status_and_prune(lake: SmallLake) -> None:
     assert "has its file" in dp("views", "prune").stdout
 
 
+def test_views_deploy_mends_what_status_complains_about(lake: SmallLake) -> None:
+    fails(dp("views", "deploy"), "not built")
+    for view in all_views().values():
+        lake.create_for(view)
+    assert "latest_prices" in dp("views", "deploy").stdout
+    assert "Every view is as declared" in dp("views", "deploy").stdout
+    assert dp("views", "status").exit_code == 0
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_table_is_one_line_with_its_whole_name_at_any_width(
     lake: SmallLake, monkeypatch: pytest.MonkeyPatch, width: int
@@ -318,7 +328,7 @@ def test_a_table_goes_back_to_a_snapshot_and_no_further(lake: SmallLake) -> None
 def test_no_rollback_while_a_run_writes(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dataplatform.cli.rollback.WAIT_SECONDS", 0.1)
     head = lake.catalog.load_table("warehouse.daily_prices").metadata.current_snapshot_id
-    with lake_writer_lock(lake.folders.root, "run 42"):
+    with file_lock(lake.folders.root, "run 42", timeout=1.0):
         fails(dp("rollback", "daily_prices", str(head)), "run 42", "wait for that run")
 
 

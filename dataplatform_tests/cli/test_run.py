@@ -29,7 +29,8 @@ from dataplatform.cli.events import Built, Retried, RunFacts, split_remedy
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Choice, Wanted, choose_origin
 from dataplatform.cli.run import calls_of, estimate_text
-from dataplatform.profiles import LocalLake, Settings
+from dataplatform.lake.place import LocalLake
+from dataplatform.profiles import Settings
 from dataplatform.raw.coingecko.coins_categories import endpoint as coins_categories
 from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
 from dataplatform.raw.coingecko.exchanges import endpoint as exchanges

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from dataplatform.cli import app
 from dataplatform.cli.status import Freshness, freshness
-from dataplatform.profiles import LocalLake, Settings
+from dataplatform.lake.place import LocalLake
+from dataplatform.profiles import Settings
 from dataplatform.raw.coingecko.coins_categories import endpoint as coins_categories
 from dataplatform.raw.recorded import land_recordings
 from dataplatform_tests.views.small_lake import SmallLake, at, day, make_lake

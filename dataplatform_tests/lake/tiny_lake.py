@@ -12,7 +12,7 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from dataplatform.lake.build import Builder, TableResult
-from dataplatform.lake.catalog import open_sqlite_catalog, sqlite_spark_conf
+from dataplatform.lake.catalog import SqliteCatalog
 from dataplatform.lake.endpoint import Endpoint, Field, price
 from dataplatform.lake.landing import write_body
 from dataplatform.lake.manifest import Manifest, RawFile, RawZone, Slot, sha256
@@ -96,11 +96,11 @@ class TinyLake:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return open_sqlite_catalog(self.root / "catalog.db", self.root / "warehouse")
+        return SqliteCatalog(self.root / "catalog.db", self.root / "warehouse").open()
 
     @cached_property
     def spark(self) -> "SparkSession":
-        conf = sqlite_spark_conf(self.root / "catalog.db", self.root / "warehouse")
+        conf = SqliteCatalog(self.root / "catalog.db", self.root / "warehouse").spark_conf()
         return lake_session(self.jvm, conf)
 
     def land(

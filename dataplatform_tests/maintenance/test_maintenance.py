@@ -9,7 +9,7 @@ import pytest
 from dagster import AssetKey, DagsterEventType, DagsterInstance
 
 from dataplatform.assets.maintenance import build_maintenance_job
-from dataplatform.lake.catalog import sqlite_spark_conf
+from dataplatform.lake.catalog import SqliteCatalog
 from dataplatform.lake.maintenance import (
     ORPHAN_FLOOR,
     Maintained,
@@ -51,7 +51,7 @@ def lake(tmp_path: Path) -> SmallLake:
 
 @pytest.fixture
 def session(lake: SmallLake, spark: "SparkSession") -> "SparkSession":
-    conf = sqlite_spark_conf(lake.folders.catalog_db, lake.folders.warehouse)
+    conf = SqliteCatalog(lake.folders.catalog_db, lake.folders.warehouse).spark_conf()
     return lake_session(spark, conf)
 
 
@@ -181,7 +181,7 @@ class OneSpark(SparkLocalResource):
         from pyspark.sql import SparkSession
 
         # Not the active session: that is the main thread's, and tables are built in others.
-        return lake_session(SparkSession.builder.getOrCreate(), lake.spark_conf())
+        return lake_session(SparkSession.builder.getOrCreate(), lake.place.spark_conf())
 
 
 def test_the_job_reports_on_each_table_it_maintained(worn: SmallLake, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import pytest
 from dataplatform.lake.api_client import ApiClient, Patience
 from dataplatform.lake.budget import SharedBudget
 from dataplatform.lake.manifest import RawZone
-from dataplatform.lake.object_store import open_folder
+from dataplatform.lake.object_store import open_bucket, open_folder
 from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer
+from dataplatform_tests.minio.conftest import minio_server, new_bucket
+
+__all__ = ["minio_server"]
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +22,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(params=["folder", pytest.param("minio", marks=pytest.mark.stack)])
+def zone(request: pytest.FixtureRequest, tmp_path: Path) -> RawZone:
+    """An empty raw zone: the same holds in a folder and in MinIO."""
+    if request.param == "folder":
+        return RawZone(open_folder(tmp_path / "datalake"))
+    access = request.getfixturevalue("minio_server")
+    return RawZone(open_bucket(access, new_bucket(access)))
+
+
 @pytest.fixture
-def zone(tmp_path: Path) -> RawZone:
+def folder_zone(tmp_path: Path) -> RawZone:
+    """For what is true of folders only."""
     return RawZone(open_folder(tmp_path / "datalake"))
 
 

@@ -90,11 +90,11 @@ def test_half_written_files_are_left_alone(zone: RawZone, name: str) -> None:
     assert dropped(zone) == [f"inbox/{name}"]
 
 
-def test_a_file_that_just_changed_is_left_alone(zone: RawZone) -> None:
-    zone.store.put("inbox/a.csv", CSV)
+def test_a_file_that_just_changed_is_left_alone(folder_zone: RawZone) -> None:
+    folder_zone.store.put("inbox/a.csv", CSV)
     now = datetime.now(UTC)
-    assert waiting(zone.store, now) == []
-    assert len(waiting(zone.store, now + timedelta(seconds=4))) == 1
+    assert waiting(folder_zone.store, now) == []
+    assert len(waiting(folder_zone.store, now + timedelta(seconds=4))) == 1
 
 
 @pytest.mark.parametrize(

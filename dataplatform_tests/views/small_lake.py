@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
-from dataplatform.lake.catalog import open_sqlite_catalog
+from dataplatform.lake.catalog import SqliteCatalog
+from dataplatform.lake.place import LocalLake
 from dataplatform.lake.query import EmbeddedEngine
 from dataplatform.lake.schema import ensure_table
 from dataplatform.lake.spec import NAMESPACE
 from dataplatform.lake.view_engine import verify
 from dataplatform.lake.views import Relation, ViewSpec
-from dataplatform.profiles import LocalLake
 from dataplatform.tables import all_specs
 from dataplatform.views import all_views
 
@@ -64,7 +64,7 @@ class SmallLake:
 
 def make_lake(home: Path) -> SmallLake:
     folders = LocalLake(home, "recorded")
-    catalog = open_sqlite_catalog(folders.catalog_db, folders.warehouse)
+    catalog = SqliteCatalog(folders.catalog_db, folders.warehouse).open()
     declared = [Relation(NAMESPACE, name) for name in all_specs()]
     declared += [view.relation for view in all_views().values()]
     return SmallLake(folders, catalog, EmbeddedEngine(folders, catalog, declared))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dataplatform.lake.catalog import sqlite_spark_conf
+from dataplatform.lake.catalog import SqliteCatalog
 from dataplatform.lake.inspect import footprint, partitions, snapshots
 from dataplatform.lake.spark import lake_session
 from dataplatform_tests.views.small_lake import SmallLake, day
@@ -24,7 +24,7 @@ def session(lake: SmallLake, spark: "SparkSession") -> "SparkSession":
         for n in range(50)
     ]
     lake.insert("daily_prices", rows)
-    conf = sqlite_spark_conf(lake.folders.catalog_db, lake.folders.warehouse)
+    conf = SqliteCatalog(lake.folders.catalog_db, lake.folders.warehouse).spark_conf()
     return lake_session(spark, conf)
 
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from dataplatform.lake.dialect import QueryError
-from dataplatform.lake.query import NotBuiltError
-from dataplatform.lake.view_engine import drift, orphans, prune, verify
+from dataplatform.lake.sql_engine import NotBuiltError
+from dataplatform.lake.view_engine import drift, orphans, prune, repair, stale, verify
 from dataplatform.lake.views import Relation, ViewSpec, parse_view
 from dataplatform_tests.views.small_lake import SmallLake, at, day
 
@@ -289,6 +289,18 @@ def test_views_read_views_and_a_dropped_one_is_missed(prices: SmallLake) -> None
     prices.engine.drop("first")
     with pytest.raises(QueryError, match="first"):
         prices.engine.query("SELECT top FROM second")
+
+
+def test_repair_deploys_what_is_missing_changed_or_broken(prices: SmallLake) -> None:
+    first = view("first", "SELECT coin_id FROM warehouse.daily_prices")
+    second = view("second", "SELECT count(*) AS n FROM analytics.first")
+    views = {"first": first, "second": second}
+    assert repair(prices.engine, views) == ["first", "second"]
+    assert repair(prices.engine, views) == []
+    prices.engine.drop("first")
+    assert set(stale(prices.engine, views)) == {"second"}
+    assert repair(prices.engine, views) == ["first"]
+    assert stale(prices.engine, views) == {}
 
 
 def test_prune_drops_only_what_no_file_declares(prices: SmallLake) -> None:

@@ -27,7 +27,7 @@ from dataplatform.assets.raw import NO_RUN_RETRY, RETRY
 from dataplatform.assets.views import ANSWERS, DRIFT, build_view_assets, build_view_checks
 from dataplatform.lake.views import ViewSpec, parse_view
 from dataplatform.resources.lake import LakeResource
-from dataplatform.resources.views import EmbeddedViews
+from dataplatform.resources.views import ViewsResource
 from dataplatform.views import all_views
 from dataplatform_tests.views.small_lake import SmallLake, day
 
@@ -57,7 +57,7 @@ def prices(lake: SmallLake) -> SmallLake:
 def resources(lake: SmallLake) -> dict[str, Any]:
     return {
         "lake": LakeResource(home=str(lake.folders.home), origin="recorded"),
-        "views": EmbeddedViews(),
+        "views": ViewsResource(),
     }
 
 
@@ -234,7 +234,7 @@ def test_drift_is_found_without_building_anything(prices: SmallLake) -> None:
 def requested(
     assets: list[AssetsDefinition], instance: DagsterInstance, cursor: Any
 ) -> tuple[set[str], Any]:
-    defs = Definitions(assets=assets, resources={"lake": LakeResource(), "views": EmbeddedViews()})
+    defs = Definitions(assets=assets, resources={"lake": LakeResource(), "views": ViewsResource()})
     tick = evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
     asked = {key.path[-1] for key in _names(VIEWS) if tick.get_num_requested(key)}
     return asked, tick.cursor
@@ -283,4 +283,4 @@ def test_the_condition_is_labelled() -> None:
 def test_a_relative_home_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lake = LakeResource(home="state", origin="recorded")
-    assert EmbeddedViews().engine(lake).deployed() == []
+    assert ViewsResource().engine(lake).deployed() == []

@@ -59,9 +59,8 @@ def test_every_view_survives_a_round_trip_through_trino_sql(name: str) -> None:
     spec = all_views()[name]
     once = view_sql.normalized(spec.sql)
     assert view_sql.normalized(once) == once
-    assert sqlglot.parse_one(once, read="trino") == sqlglot.parse_one(
-        sqlglot.parse_one(spec.sql, read="trino").sql("trino", comments=False), read="trino"
-    )
+    written = sqlglot.transpile(spec.sql, read="trino", write="trino", comments=False)[0]
+    assert view_sql.normalized(written) == once
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -1,0 +1,87 @@
+"""Where a secret is read from: one small interface, whatever stands behind it."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
+
+_KEYS: Final = ("access_key", "secret_key")
+_LOGIN: Final = ("username", "password")
+
+SECRETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "minio/root": _KEYS,
+        "minio/platform": _KEYS,
+        "minio/trino": _KEYS,
+        "minio/catalog": _KEYS,
+        "postgres/superuser": _LOGIN,
+        "postgres/dagster": _LOGIN,
+        "postgres/catalog": _LOGIN,
+        "postgres/trino": _LOGIN,
+        "coingecko": ("api_key",),
+    }
+)
+"""The secrets that the platform knows: path to the names of its values."""
+
+
+class SecretError(Exception):
+    """A secret that could not be had. The message holds no secret.
+
+    Args:
+        subject: what was asked for, such as the secret's path.
+        cause: why it failed, in a sentence.
+        remedy: what to do, in a sentence.
+    """
+
+    def __init__(self, subject: str, cause: str, remedy: str) -> None:
+        """Keep the parts and put them together into one message."""
+        super().__init__(f"{subject}: {cause}. Remedy: {remedy}.")
+        self.subject = subject
+        self.cause = cause
+        self.remedy = remedy
+
+
+class SecretNotFoundError(SecretError):
+    """There is no secret at the path."""
+
+
+class SecretStore(Protocol):
+    """What hands out secrets by path."""
+
+    def read(self, path: str) -> Mapping[str, str]:
+        """Return the values of the secret at `path`, such as `minio/platform`.
+
+        Raises:
+            SecretNotFoundError: there is none.
+            SecretError: it can't be had; the message says why and what to do.
+        """
+
+
+class EnvironmentSecrets:
+    """Secrets from environment variables: `minio/root` has `DATAPLATFORM_MINIO_ROOT_ACCESS_KEY`.
+
+    Args:
+        environment: the variables, such as `os.environ`.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def read(self, path: str) -> Mapping[str, str]:
+        """Return the values of the secret at `path`.
+
+        Raises:
+            SecretNotFoundError: the platform knows no such path, or a variable is not set.
+        """
+        if path not in SECRETS:
+            known = ", ".join(SECRETS)
+            raise SecretNotFoundError(path, "no secret has this path", f"ask for one of {known}")
+        names = {field: variable_of(path, field) for field in SECRETS[path]}
+        missing = [name for name in names.values() if not self._environment.get(name)]
+        if missing:
+            raise SecretNotFoundError(path, "it is not in the environment", f"set {missing[0]}")
+        return {field: self._environment[name].strip() for field, name in names.items()}
+
+
+def variable_of(path: str, field: str) -> str:
+    """Return the environment variable of one value of a secret."""
+    return "_".join(["DATAPLATFORM", *path.split("/"), field]).upper()

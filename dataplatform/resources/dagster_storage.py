@@ -1,0 +1,150 @@
+"""Dagster's own storage on servers: PostgreSQL and compute logs in S3, with logins from Vault.
+
+Both are named in `dagster.servers.yaml`. No login stands in a file or an environment variable: each
+process asks Vault when it connects, so a rotation reaches those that run for months.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from dagster._config.config_schema import UserConfigSchema
+from dagster._serdes import ConfigurableClassData
+from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
+from dagster_postgres.storage import DagsterPostgresStorage
+from sqlalchemy import Engine, event
+from sqlalchemy.dialects import plugins
+from sqlalchemy.engine import CreateEnginePlugin
+from sqlalchemy.engine.url import URL
+
+from dataplatform.profiles import Settings
+from dataplatform.resources.servers import required
+from dataplatform.resources.vault import open_secrets
+
+DATABASE: Final = "dagster"
+LOGS_BUCKET: Final = "dagster-logs"
+_PLUGIN: Final = "dataplatform_vault"
+_REMEMBERED_SECONDS: Final = 300.0
+"""Far below the time between two rotations, until which the login before stays valid."""
+
+
+class RememberedSecret:
+    """A secret that is asked for again when it is older than five minutes."""
+
+    def __init__(self, path: str) -> None:
+        """Keep where it is; nothing is asked yet."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._value: Mapping[str, str] = {}
+        self._asked_at = float("-inf")
+
+    def __call__(self) -> Mapping[str, str]:
+        """Return the secret as it was at most five minutes ago."""
+        with self._lock:
+            if time.monotonic() - self._asked_at > _REMEMBERED_SECONDS:
+                self._value = open_secrets(Settings()).read(self._path)
+                self._asked_at = time.monotonic()
+            return self._value
+
+
+_login: Final[Callable[[], Mapping[str, str]]] = RememberedSecret("postgres/dagster")
+
+
+class VaultLogin(CreateEnginePlugin):
+    """Gives each new connection of an engine the user and password that are current.
+
+    A plug-in of SQLAlchemy, asked for in the URL: Dagster makes engines of its URL in several places.
+    """
+
+    def __init__(self, url: URL, kwargs: dict[str, Any]) -> None:
+        """Take part in the making of an engine; nothing is changed yet."""
+        super().__init__(url, kwargs)
+
+    def update_url(self, url: URL) -> URL:
+        """Return the URL as it is: nothing of it is for this plug-in alone."""
+        return url
+
+    def engine_created(self, engine: Engine) -> None:
+        """Have the engine log in as Vault says."""
+
+        @event.listens_for(engine, "do_connect")
+        def _log_in(_dialect: Any, _record: Any, _args: Any, params: dict[str, Any]) -> None:
+            current = _login()
+            params |= {"user": current["username"], "password": current["password"]}
+
+
+plugins.register(_PLUGIN, __name__, VaultLogin.__name__)
+
+
+class VaultPostgresStorage(DagsterPostgresStorage):
+    """Runs, events and schedules in PostgreSQL; its address is `DATAPLATFORM_POSTGRES_URL`."""
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Return that nothing is configured here: address and login come from the settings."""
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "VaultPostgresStorage":
+        """Make the storage; the tables are made where there are none."""
+        del config_value
+        return cls(inst_data=inst_data, postgres_url=_url(required(Settings(), "postgres_url")))
+
+
+def _url(address: str) -> str:
+    place = urlsplit(address)
+    # Named, as SQLAlchemy 2.1 takes psycopg 3 where no driver is.
+    return (
+        f"postgresql+psycopg2://{place.hostname}:{place.port or 5432}/{DATABASE}?plugin={_PLUGIN}"
+    )
+
+
+class VaultS3ComputeLogs(S3ComputeLogManager):
+    """What steps print, in the bucket `dagster-logs`."""
+
+    def __init__(
+        self, local_dir: str | None = None, inst_data: ConfigurableClassData | None = None
+    ) -> None:
+        """Open the bucket; logs are gathered in `local_dir` and sent at the end of each step."""
+        settings = Settings()
+        endpoint, region = required(settings, "s3_endpoint"), settings.s3_region
+        # A region of its own, as boto3 refuses to make a client without any.
+        super().__init__(
+            LOGS_BUCKET,
+            local_dir=local_dir,
+            inst_data=inst_data,
+            prefix="compute-logs",
+            endpoint_url=endpoint,
+            skip_empty_files=True,
+            upload_interval=30,
+            region=region,
+        )
+        key = open_secrets(settings).read("minio/platform")
+        self._s3_session = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=region,
+            aws_access_key_id=key["access_key"],
+            aws_secret_access_key=key["secret_key"],
+            config=Config(s3={"addressing_style": "path"}, connect_timeout=10, read_timeout=60),
+        )
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Return where logs are gathered before they are sent."""
+        from dagster import Field, StringSource
+
+        return {"local_dir": Field(StringSource, is_required=False)}
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "VaultS3ComputeLogs":
+        """Make the log manager."""
+        return cls(inst_data=inst_data, **config_value)

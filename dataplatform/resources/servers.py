@@ -1,0 +1,92 @@
+"""The servers behind the profiles stack and cluster: addresses from the settings, secrets from Vault."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from dataplatform.lake.manifest import Origin
+from dataplatform.lake.object_store import S3Access
+from dataplatform.lake.place import LakeServers, NotConfiguredError, ServerLake
+
+if TYPE_CHECKING:
+    from dataplatform.lake.secrets import SecretStore
+    from dataplatform.lake.trino_client import TrinoClient
+    from dataplatform.lake.view_engine import QueryEngine
+    from dataplatform.lake.views import Relation
+    from dataplatform.profiles import Settings
+
+TRINO_CATALOGS: Final = {"live": "lake", "recorded": "recorded"}
+"""Trino's catalog of each origin; both have the schemas `warehouse` and `analytics`."""
+
+
+def required(settings: "Settings", name: str) -> str:
+    """Return the address `name` among the settings.
+
+    Raises:
+        NotConfiguredError: it is not set; on `stack`, the servers are not up.
+    """
+    value = getattr(settings, name)
+    if value:
+        return str(value)
+    start = "dp stack up starts the servers, or " if settings.profile == "stack" else ""
+    raise NotConfiguredError(
+        f"The profile {settings.profile} needs DATAPLATFORM_{name.upper()}, which is not set."
+        f" Remedy: {start}set it to the address of yours."
+    )
+
+
+class PlatformServers(LakeServers):
+    """The servers that the settings name."""
+
+    def __init__(self, settings: "Settings", secrets: "SecretStore") -> None:
+        """Look up what opening a lake takes."""
+        self._settings = settings
+        self._secrets = secrets
+        self.catalog_uri = required(settings, "catalog_uri")
+        key = secrets.read("minio/platform")
+        self.access = S3Access(
+            endpoint=required(settings, "s3_endpoint"),
+            access_key=key["access_key"],
+            secret_key=key["secret_key"],
+            region=settings.s3_region,
+        )
+
+    def lock_dsn(self) -> str:
+        """Return how Dagster's database is reached."""
+        from psycopg2.extensions import make_dsn
+
+        place = urlsplit(required(self._settings, "postgres_url"))
+        login = self._secrets.read("postgres/dagster")
+        return make_dsn(
+            host=place.hostname,
+            port=place.port or 5432,
+            dbname="dagster",
+            user=login["username"],
+            password=login["password"],
+            connect_timeout=10,
+        )
+
+    def open_engine(self, lake: ServerLake, declared: "Iterable[Relation]") -> "QueryEngine":
+        """Return Trino over `lake`; it is asked nothing yet."""
+        from dataplatform.lake.trino_engine import TrinoEngine
+
+        return TrinoEngine(self.trino(lake.origin), lake.open_catalog(), lake.origin, declared)
+
+    def trino(self, origin: Origin) -> "TrinoClient":
+        """Return a client of Trino's catalog for `origin`; it is asked nothing yet."""
+        from dataplatform.resources.trino import TrinoResource
+
+        trino = TrinoResource.from_settings(self._settings)
+        return trino.client(TRINO_CATALOGS[origin], self._secrets)
+
+
+def find_servers(settings: "Settings") -> PlatformServers:
+    """Return the servers of the profile stack or cluster.
+
+    Raises:
+        NotConfiguredError: an address is missing.
+        SecretError: Vault does not give what opening a lake takes.
+    """
+    from dataplatform.resources.vault import open_secrets
+
+    return PlatformServers(settings, open_secrets(settings))

@@ -1,0 +1,235 @@
+"""What the servers hold before anybody uses them: secrets, databases, buckets and their users.
+
+Every step looks first and changes only what is missing, so a second start changes nothing. Vault's
+layout and the making of secrets are those of `dataplatform.vault`; this module adds the order.
+"""
+
+import base64
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from dataplatform.lake.buckets import BUCKETS, ensure_bucket
+from dataplatform.lake.minio_admin import POLICIES, MinIOAdmin
+from dataplatform.lake.s3 import S3Access
+from dataplatform.stack.launch import UNPRIVILEGED, open_vault, unprivileged
+from dataplatform.stack.layout import Layout, Plan, StackError, write_private
+from dataplatform.vault.bootstrap import bootstrap, issue_secret_id
+from dataplatform.vault.client import MOUNT, VaultClient
+from dataplatform.vault.consumers import MinioUser, PostgresLogin
+from dataplatform.vault.layout import READER, Declared, platform_layout
+from dataplatform.vault.layout import Layout as VaultLayout
+from dataplatform.vault.postgres import PostgresServer
+from dataplatform.vault.rotation import Rotatable, Rotation, RotationError
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import cursor as Cursor
+
+MINIO_USERS: Final = ("platform", "trino", "catalog")
+"""The consumers of the store; the policy of each has its name."""
+POSTGRES_LOGINS: Final = ("dagster", "catalog", "trino")
+DATABASES: Final = ("dagster", "catalog")
+APP_ROLES: Final = ("platform", "rotation", "minio", "catalog", "trino")
+"""Who logs in to our Vault by a secret id of its own."""
+
+# MinIO's starter reads the administrator's keys, and nothing else does but the rotation.
+_MINIO_STARTER: Final = (
+    Declared(
+        "sys/policies/acl/minio",
+        {
+            "policy": "".join(
+                f'path "{MOUNT}/data/minio/{name}" {{\n  capabilities = ["read"]\n}}\n'
+                for name in ("root", "kms")
+            )
+        },
+    ),
+    Declared("auth/approle/role/minio", {"token_policies": ["minio"], "token_ttl": 3600}),
+    Declared("auth/approle/role/minio/role-id", {"role_id": "minio"}),
+)
+
+# Iceberg's own start makes these without the column that views need.
+_CATALOG_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS iceberg_tables (
+    catalog_name varchar(255) NOT NULL,
+    table_namespace varchar(255) NOT NULL,
+    table_name varchar(255) NOT NULL,
+    metadata_location varchar(1000),
+    previous_metadata_location varchar(1000),
+    iceberg_type varchar(5),
+    PRIMARY KEY (catalog_name, table_namespace, table_name)
+);
+CREATE TABLE IF NOT EXISTS iceberg_namespace_properties (
+    catalog_name varchar(255) NOT NULL,
+    namespace varchar(255) NOT NULL,
+    property_key varchar(255),
+    property_value varchar(1000),
+    PRIMARY KEY (catalog_name, namespace, property_key)
+);
+"""
+
+
+# ---- Vault ----
+
+
+def is_listening(address: str) -> bool:
+    """Whether a Vault answers at all, be it new or sealed."""
+    import httpx
+
+    try:
+        httpx.get(f"{address}/v1/sys/init", timeout=5.0, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def initialise_vault(layout: Layout, address: str) -> None:
+    """Initialise a Vault that is new; it unseals itself by the key in the state folder."""
+    import httpx
+
+    with httpx.Client(base_url=address, timeout=60.0, trust_env=False) as client:
+        if client.get("/v1/sys/init").json()["initialized"]:
+            return
+        wanted = {"recovery_shares": 1, "recovery_threshold": 1}
+        answer = client.put("/v1/sys/init", json=wanted).raise_for_status().json()
+    write_private(layout.root_token, answer["root_token"])
+    write_private(layout.recovery_key, answer["recovery_keys"][0])
+
+
+def bootstrap_vault(layout: Layout, plan: Plan) -> None:
+    """Bring our Vault to the platform's layout, and issue the secret ids that are missing."""
+    with closing(open_vault(plan, "setup")) as vault:
+        bootstrap(vault, vault_layout())
+        for role in APP_ROLES:
+            if not layout.secret_id(role).exists():
+                write_private(layout.secret_id(role), issue_secret_id(vault, role))
+
+
+def vault_layout(server: PostgresServer | None = None) -> VaultLayout:
+    """Return what stands in our Vault: the platform's layout, and the role of MinIO's starter."""
+    declared = platform_layout(server.for_vault() if server else None)
+    return replace(
+        declared,
+        objects=(*declared.objects, *_MINIO_STARTER),
+        initial={**declared.initial, "minio/kms": _new_minio_key},
+    )
+
+
+def _new_minio_key() -> dict[str, str]:
+    """Return a key by which MinIO encrypts its users' keys: without one they lie in clear text."""
+    return {"key": f"stack:{base64.b64encode(secrets.token_bytes(32)).decode()}"}
+
+
+def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:
+    """Make the secrets that are not there yet, as a rotation makes them.
+
+    A server that is new, or lost its data, is told those that Vault has already.
+    """
+    rotation = Rotation(vault, timedelta(0))
+    for consumer in consumers:
+        if vault.last_version(consumer.path) == 0:
+            rotation.rotate(consumer)
+            continue
+        current = vault.read(consumer.path).values
+        try:
+            consumer.verify(current)
+        except RotationError:
+            consumer.install(current)
+
+
+# ---- PostgreSQL ----
+
+
+def create_cluster(layout: Layout, plan: Plan) -> None:
+    """Run initdb where there are no data yet.
+
+    Raises:
+        StackError: it fails.
+    """
+    data = layout.data("postgres")
+    if (data / "PG_VERSION").exists():
+        return
+    if os.geteuid() == 0:
+        shutil.chown(data, UNPRIVILEGED, UNPRIVILEGED)
+    with closing(open_vault(plan, "setup")) as vault:
+        superuser = vault.read("postgres/superuser").values
+    initdb = str(plan.homes["postgres"] / "bin" / "initdb")
+    options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--pwfile=/dev/stdin"]
+    run = subprocess.run(  # noqa: S603
+        unprivileged([initdb, "-D", str(data), "-U", superuser["username"], *options]),
+        input=superuser["password"] + "\n",
+        text=True,
+        check=False,
+        capture_output=True,
+        cwd=data,
+    )
+    if run.returncode:
+        raise StackError(
+            f"initdb failed: {run.stderr.strip()}. Remedy: empty {data}, then dp stack up."
+        )
+
+
+def bootstrap_postgres(plan: Plan) -> None:
+    """Make the databases, each consumer's group with its first login, and Vault's own role."""
+    with closing(open_vault(plan, "setup")) as vault:
+        address = plan.address("postgres")
+        server = PostgresServer(address, lambda: vault.read("postgres/superuser").values)
+        issue_first(vault, [PostgresLogin(name, server) for name in POSTGRES_LOGINS])
+        if "vault" in plan.ours:
+            bootstrap(vault, vault_layout(server))
+        with _administered(server, "postgres") as cursor:
+            for name in DATABASES:
+                _make_database(cursor, name)
+            _make_group(cursor, READER)
+            cursor.execute(f"GRANT CONNECT ON DATABASE dagster TO trino, {READER}")
+            # They read what Dagster keeps, and write nothing.
+            cursor.execute(f"GRANT pg_read_all_data TO trino, {READER}")
+        with _administered(server, "catalog") as cursor:
+            cursor.execute("SET ROLE catalog")
+            cursor.execute(_CATALOG_TABLES)
+
+
+@contextmanager
+def _administered(server: PostgresServer, database: str) -> "Generator[Cursor]":
+    """Open a database as the superuser; each statement is its own transaction."""
+    login = server.superuser()
+    inside = replace(server, address=f"{server.address.rstrip('/')}/{database}")
+    with closing(inside.connect(login["username"], login["password"])) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield cursor
+
+
+def _make_group(cursor: "Cursor", name: str) -> None:
+    cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
+    if cursor.fetchone() is None:
+        cursor.execute(f"CREATE ROLE {name}")
+
+
+def _make_database(cursor: "Cursor", name: str) -> None:
+    cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+    if cursor.fetchone() is None:
+        cursor.execute(f"CREATE DATABASE {name} OWNER {name}")
+        cursor.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+
+
+# ---- MinIO ----
+
+
+def bootstrap_minio(plan: Plan) -> None:
+    """Make the buckets, each consumer's policy, and its first keys."""
+    with closing(open_vault(plan, "setup")) as vault:
+        root = vault.read("minio/root").values
+        address = plan.address("minio")
+        access = S3Access(address, plan.region, root["access_key"], root["secret_key"])
+        for bucket in BUCKETS:
+            ensure_bucket(access, bucket)
+        admin = MinIOAdmin(access)
+        for name, document in POLICIES.items():
+            admin.ensure_policy(name, document)
+        issue_first(vault, [MinioUser(name, address, lambda: root) for name in MINIO_USERS])

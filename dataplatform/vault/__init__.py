@@ -1,0 +1,1 @@
+"""Vault: its client, what it holds as data, and the rotation of what it holds."""

@@ -1,0 +1,36 @@
+# The rotation job: writes what the others read. The administrators' secrets it only reads.
+path "dataplatform/data/minio/root" {
+  capabilities = ["read"]
+}
+path "dataplatform/data/postgres/superuser" {
+  capabilities = ["read"]
+}
+path "dataplatform/data/minio/platform" {
+  capabilities = ["create", "read", "update"]
+}
+path "dataplatform/data/minio/trino" {
+  capabilities = ["create", "read", "update"]
+}
+path "dataplatform/data/minio/catalog" {
+  capabilities = ["create", "read", "update"]
+}
+path "dataplatform/data/postgres/dagster" {
+  capabilities = ["create", "read", "update"]
+}
+path "dataplatform/data/postgres/catalog" {
+  capabilities = ["create", "read", "update"]
+}
+path "dataplatform/data/postgres/trino" {
+  capabilities = ["create", "read", "update"]
+}
+path "dataplatform/data/coingecko" {
+  capabilities = ["create", "read", "update"]
+}
+# What is about to become the current secret.
+path "dataplatform/data/rotation/*" {
+  capabilities = ["create", "read", "update"]
+}
+# When a secret was rotated, and which version is the last.
+path "dataplatform/metadata/*" {
+  capabilities = ["create", "read", "update"]
+}

