@@ -1,4 +1,4 @@
-"""A real `dagster dev` on the recorded lake, and its GraphQL."""
+"""A real `dagster dev`, and its GraphQL."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,9 @@ _START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class DagsterDev:
-    """A running `dagster dev`: its address and the lake it works on."""
+    """A running `dagster dev`: its address."""
 
     url: str
-    lake: Path
 
     def graphql(self, query: str) -> Any:
         """Return the data that the webserver answers."""
@@ -59,29 +58,33 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextmanager
-def dagster_dev(folder: Path) -> Generator[DagsterDev]:
-    """Run `dagster dev` with its state below `folder`; ends it and its children."""
+def embedded(folder: Path) -> dict[str, str]:
+    """Make a Dagster home below `folder`; returns the settings of a recorded lake beside it."""
     home = folder / "dagster"
     home.mkdir(parents=True)
     shutil.copy(REPOSITORY / "dagster.yaml", home)
-    port = free_port()
-    settings = {
+    return {
         "DAGSTER_HOME": str(home),
         "DATAPLATFORM_HOME": str(folder / "lake"),
         "DATAPLATFORM_ORIGIN": "recorded",
     }
+
+
+@contextmanager
+def dagster_dev(folder: Path, settings: Mapping[str, str]) -> Generator[DagsterDev]:
+    """Run `dagster dev` with these settings, its log in `folder`; ends it and its children."""
+    port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)]
     with (folder / "dagster-dev.log").open("w") as log:
         process = subprocess.Popen(
             [*command, "-m", "dataplatform.definitions"],
             cwd=REPOSITORY,
-            env=os.environ | settings,
+            env={**os.environ, **settings},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         try:
-            dev = DagsterDev(f"http://127.0.0.1:{port}", folder / "lake" / "recorded")
+            dev = DagsterDev(f"http://127.0.0.1:{port}")
             _wait_until_up(dev, process, folder)
             yield dev
         finally:

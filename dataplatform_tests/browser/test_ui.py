@@ -1,55 +1,29 @@
 """A user opens the UI, presses "Materialize all", and looks at what came out."""
 
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from dataplatform.lake.catalog import SqliteCatalog
 from dataplatform.lake.place import LocalLake
-from dataplatform.lake.query import EmbeddedEngine
-from dataplatform_tests.browser.dagster_dev import DagsterDev, dagster_dev
+from dataplatform_tests.browser.dagster_dev import DagsterDev, dagster_dev, embedded
+from dataplatform_tests.browser.window import price_of, shoot
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-_PATIENCE_MS = 90_000
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the lake and Dagster's home of these tests are."""
+    return tmp_path_factory.mktemp("ui")
 
 
 @pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev]:
+def dev(folder: Path) -> Iterator[DagsterDev]:
     """One UI for the tests of this module, which follow one another as a user's steps do."""
-    with dagster_dev(tmp_path_factory.mktemp("ui")) as running:
+    with dagster_dev(folder, embedded(folder)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    """A window of headless Chromium."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=[*_FLAGS])
-        window = browser.new_page(viewport={"width": 1680, "height": 900})
-        window.set_default_timeout(_PATIENCE_MS)
-        yield window
-        browser.close()
-
-
-def shoot(page: Page, name: str) -> None:
-    """Keep a picture for the documentation, where the caller asks for pictures."""
-    folder = os.environ.get("DATAPLATFORM_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 def test_graph_shows_the_way_of_the_data(dev: DagsterDev, page: Page) -> None:
@@ -102,24 +76,13 @@ def test_table_page_shows_its_schema_checks_and_a_plot(dev: DagsterDev, page: Pa
     shoot(page, "table-plot")
 
 
-def test_a_dropped_file_reaches_the_views(dev: DagsterDev) -> None:
+@pytest.mark.usefixtures("dev")
+def test_a_dropped_file_reaches_the_views(folder: Path) -> None:
     """The sensor on the inbox lands the file, its table takes it, the view answers with it."""
-    inbox = dev.lake / "datalake" / "inbox"
+    lake = LocalLake(folder / "lake", "recorded")
+    inbox = lake.datalake / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)
     (inbox / "dropped.csv").write_text(
         "date,coingecko_coin_id,coin_symbol,coin_name,price_usd\n02-10-2025,dropcoin,drop,Drop,42.5\n"
     )
-    assert _price_of(dev, "dropcoin", timeout=300) == 42.5
-
-
-def _price_of(dev: DagsterDev, coin: str, timeout: float) -> float | None:
-    folders = LocalLake(dev.lake.parent, "recorded")
-    query = f"SELECT price_usd FROM analytics.latest_prices WHERE coin_id = '{coin}'"  # noqa: S608
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        catalog = SqliteCatalog(folders.catalog_db, folders.warehouse).open()
-        rows = EmbeddedEngine(folders, catalog).query(query).rows
-        if rows:
-            return rows[0][0]
-        time.sleep(5)
-    return None
+    assert price_of(lake, "dropcoin", timeout=300) == 42.5
