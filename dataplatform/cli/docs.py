@@ -65,9 +65,9 @@ def data_dictionary() -> str:
     """Return the page as Markdown: tables, views, endpoints."""
     from dataplatform.raw import all_endpoints
     from dataplatform.tables import all_specs
-    from dataplatform.views import all_views
+    from dataplatform.views import declared_views
 
-    tables, views = all_specs(), all_views()
+    tables, views = all_specs(), declared_views("stack")
     lines = [_HEAD, *_contents(tables, views, all_endpoints())]
     lines += ["## Tables", "", _TABLES, ""]
     lines += [line for name in sorted(tables) for line in _table(tables[name])]
@@ -89,7 +89,8 @@ _TABLES: Final = (
     " the new snapshot from readers; another one warns."
 )
 _VIEWS: Final = (
-    "Views in the schema `analytics`, in Trino's SQL: one file each in `dataplatform/views/`."
+    "Views in the schema `analytics`, in Trino's SQL: one file each in `dataplatform/views/`. Those in"
+    " its folder `federated` read Dagster's own database, and exist where Trino is."
 )
 _RAW: Final = (
     "What is landed in the bucket `datalake`, byte for byte. The fields are those that tables may"
@@ -100,9 +101,11 @@ _RAW: Final = (
 def view_types() -> "Schemas":
     """Return the columns and Trino types of every view, as they follow from its SQL."""
     from dataplatform.lake.view_sql import checked_schemas
-    from dataplatform.views import all_views, table_columns
+    from dataplatform.views import declared_views, table_columns
+    from dataplatform.views.federated import DAGSTER_TABLES
 
-    return checked_schemas(all_views().values(), table_columns())
+    known = {**table_columns(), **DAGSTER_TABLES}
+    return checked_schemas(declared_views("stack").values(), known)
 
 
 def _contents(*names: Iterable[str]) -> Iterator[str]:

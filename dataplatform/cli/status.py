@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dataplatform.lake.place import LakePlace
     from dataplatform.lake.spec import TableSpec
     from dataplatform.lake.view_engine import QueryEngine
-    from dataplatform.profiles import Settings
+    from dataplatform.profiles import Profile, Settings
 
 RAW_HOURS: "Final[Mapping[Every, float]]" = {"hour": 3.0, "day": 26.0, "partition": 26.0}
 VIEW_HOURS: Final = 26.0
@@ -121,14 +121,14 @@ def budget_line(settings: "Settings") -> str:
 
 def freshness(settings: "Settings", lake: "LakePlace", engine: "QueryEngine") -> list[Freshness]:
     """Return the freshness of every declared asset: endpoints, tables, views."""
-    from dataplatform.views import all_views
+    from dataplatform.views import declared_views
 
     events = _materializations(settings, lake.origin)
     deployed = set(engine.deployed())
     limit = VIEW_HOURS if lake.origin == "live" else None
     views = [
         Freshness(f"analytics.{name}", *_view_facts(events, name, deployed), limit_hours=limit)
-        for name in all_views()
+        for name in declared_views(settings.profile)
     ]
     return [*_raw_freshness(lake, events), *_table_freshness(lake, engine, events), *views]
 
@@ -238,7 +238,7 @@ def _materializations(settings: "Settings", origin: "Origin") -> Events:
 
     found = {}
     with DagsterInstance.from_config(str(home)) as instance:
-        keys = [AssetKey(list(path)) for path in _asset_paths()]
+        keys = [AssetKey(list(path)) for path in _asset_paths(settings.profile)]
         for key, entry in instance.get_latest_materialization_events(keys).items():
             if entry is None or entry.asset_materialization is None:
                 continue
@@ -251,13 +251,13 @@ def _materializations(settings: "Settings", origin: "Origin") -> Events:
     return found
 
 
-def _asset_paths() -> list[tuple[str, str]]:
+def _asset_paths(profile: "Profile") -> list[tuple[str, str]]:
     from dataplatform.raw import all_endpoints
     from dataplatform.tables import all_specs
-    from dataplatform.views import all_views
+    from dataplatform.views import declared_views
 
     return [
         *(("raw", name) for name in all_endpoints()),
         *(("warehouse", name) for name in all_specs()),
-        *(("analytics", name) for name in all_views()),
+        *(("analytics", name) for name in declared_views(profile)),
     ]

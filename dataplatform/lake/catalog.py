@@ -103,13 +103,11 @@ class RestCatalogServer:
         }
         return _SPARK_COMMON | {f"{_SPARK}.{k}": v for k, v in of_catalog.items()} | _s3a(access)
 
-    def trino_properties(self, access_key: str, secret_key: str) -> Mapping[str, str]:
+    def trino_properties(self) -> Mapping[str, str]:
         """Return the properties of a Trino catalog over the same tables.
 
-        Args:
-            access_key: what to write for the key, such as `${ENV:S3_ACCESS_KEY}`: the file that
-                these properties are written to holds no secret.
-            secret_key: likewise.
+        Trino keeps them in a file: give an `access` whose keys are references to Trino's environment,
+        such as `${ENV:S3_SECRET_KEY}`.
         """
         return {
             "connector.name": "iceberg",
@@ -120,8 +118,8 @@ class RestCatalogServer:
             "s3.endpoint": self.access.endpoint,
             "s3.region": self.access.region,
             "s3.path-style-access": str(self.access.path_style).lower(),
-            "s3.aws-access-key": access_key,
-            "s3.aws-secret-key": secret_key,
+            "s3.aws-access-key": self.access.access_key,
+            "s3.aws-secret-key": self.access.secret_key,
         }
 
     def _pyiceberg(self) -> dict[str, Any]:

@@ -234,7 +234,7 @@ class ServerLake(LakePlace):
 
     def bucket(self, name: str) -> str:
         """Return the bucket that plays the part `name` for this origin."""
-        return name if self.origin == "live" else f"{name}-{self.origin}"
+        return bucket_of(name, self.origin)
 
     @property
     def store(self) -> ObjectStore:
@@ -290,6 +290,11 @@ class ServerLake(LakePlace):
     def engine(self, declared: "Iterable[Relation]" = ()) -> "QueryEngine":
         """Return Trino over the same catalog."""
         return self.servers.open_engine(self, declared)
+
+
+def bucket_of(name: str, origin: str) -> str:
+    """Return the bucket that plays the part `name` for an origin."""
+    return name if origin == "live" else f"{name}-{origin}"
 
 
 class LakeServers(ABC):

@@ -7,11 +7,14 @@ process asks Vault when it connects, so a rotation reaches those that run for mo
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
 from dagster._config.config_schema import UserConfigSchema
 from dagster._serdes import ConfigurableClassData
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
@@ -49,6 +52,18 @@ class RememberedSecret:
                 self._value = open_secrets(Settings()).read(self._path)
                 self._asked_at = time.monotonic()
             return self._value
+
+
+def _fresh_key() -> dict[str, str]:
+    """Return the key to the store as botocore takes one that expires: it asks again an hour later."""
+    key = open_secrets(Settings()).read("minio/platform")
+    until = datetime.now(UTC) + timedelta(hours=1)
+    return {
+        "access_key": key["access_key"],
+        "secret_key": key["secret_key"],
+        "token": "",
+        "expiry_time": until.isoformat(),
+    }
 
 
 _login: Final[Callable[[], Mapping[str, str]]] = RememberedSecret("postgres/dagster")
@@ -125,13 +140,15 @@ class VaultS3ComputeLogs(S3ComputeLogManager):
             upload_interval=30,
             region=region,
         )
-        key = open_secrets(settings).read("minio/platform")
-        self._s3_session = boto3.client(
+        credentials = RefreshableCredentials.create_from_metadata(
+            _fresh_key(), refresh_using=_fresh_key, method="vault"
+        )
+        session = botocore.session.get_session()
+        session._credentials = credentials  # noqa: SLF001  botocore's way for credentials of one's own
+        self._s3_session = boto3.Session(botocore_session=session).client(
             "s3",
             endpoint_url=endpoint,
             region_name=region,
-            aws_access_key_id=key["access_key"],
-            aws_secret_access_key=key["secret_key"],
             config=Config(s3={"addressing_style": "path"}, connect_timeout=10, read_timeout=60),
         )
 

@@ -2,9 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from dataplatform.lake.place import bucket_of
+from dataplatform.lake.s3 import S3Access
+from dataplatform.resources.servers import TRINO_CATALOGS
 from dataplatform.stack.layout import HOST, Layout, Plan
 
 RESTARTS: Final = 10
@@ -88,23 +92,19 @@ def _trino(layout: Layout, plan: Plan) -> None:
         },
     )
     _properties(etc / "log.properties", {"io.trino": "INFO"})
-    for name, origin in (("lake", "live"), ("recorded", "recorded")):
+    for origin, name in TRINO_CATALOGS.items():
         _properties(etc / "catalog" / f"{name}.properties", _iceberg(plan, origin))
     _properties(etc / "catalog" / "postgres.properties", _postgres_catalog(plan))
 
 
-def _iceberg(plan: Plan, origin: str) -> dict[str, str]:
-    return {
-        "connector.name": "iceberg",
-        "iceberg.catalog.type": "rest",
-        "iceberg.rest-catalog.uri": plan.address("catalog").format(origin=origin),
-        "fs.native-s3.enabled": "true",
-        "s3.endpoint": plan.address("minio"),
-        "s3.region": plan.region,
-        "s3.path-style-access": "true",
-        "s3.aws-access-key": "${ENV:STACK_S3_ACCESS_KEY}",
-        "s3.aws-secret-key": "${ENV:STACK_S3_SECRET_KEY}",
-    }
+def _iceberg(plan: Plan, origin: str) -> Mapping[str, str]:
+    from dataplatform.lake.catalog import RestCatalogServer
+
+    # What stands for the keys is replaced by Trino, from the environment of its process.
+    keys = "${ENV:STACK_S3_ACCESS_KEY}", "${ENV:STACK_S3_SECRET_KEY}"
+    access = S3Access(plan.address("minio"), plan.region, *keys)
+    uri = plan.address("catalog").format(origin=origin)
+    return RestCatalogServer(uri, bucket_of("warehouse", origin), access).trino_properties()
 
 
 def _postgres_catalog(plan: Plan) -> dict[str, str]:
@@ -120,7 +120,7 @@ def _postgres_catalog(plan: Plan) -> dict[str, str]:
     }
 
 
-def _properties(path: Path, values: dict[str, str]) -> None:
+def _properties(path: Path, values: Mapping[str, str]) -> None:
     _write(path, "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
