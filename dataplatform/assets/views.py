@@ -13,7 +13,6 @@ from dagster import (
     AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
-    AutomationCondition,
     Failure,
     FreshnessPolicy,
     MaterializeResult,
@@ -30,7 +29,7 @@ from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY
 from dataplatform.assets.refresh import refresh
 from dataplatform.lake.spec import NAMESPACE
 from dataplatform.lake.view_engine import Answer, ViewEngine, drift, staleness, verify
-from dataplatform.lake.views import VIEW_SCHEMA, ViewError, ViewSpec
+from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewError, ViewSpec
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.views import ViewsResource
 from dataplatform.tables import all_specs
@@ -42,7 +41,6 @@ ANSWERS: Final = "answers"
 ANSWERS_RULE: Final = "The view runs and has rows."
 DRIFT: Final = "view_definition_drift"
 # The tables that views read change hourly to daily.
-_DAILY: Final = AutomationCondition.on_cron("@daily")
 _FRESHNESS: Final = FreshnessPolicy.time_window(timedelta(hours=50), timedelta(hours=26))
 
 
@@ -66,15 +64,14 @@ def _view_asset(
 
     @asset(
         key=key,
-        deps=[relation_key(relation) for relation in view.references],
+        deps=_deps(view),
         group_name=GROUP,
         description=view.description,
         kinds={"view", "sql", engine_kind},
         owners=OWNERS,
         code_version=view.code_version,
         retry_policy=RETRY,
-        # What reads Dagster's own tables alone has nothing upstream that would tell.
-        automation_condition=refresh() if view.references else _DAILY,
+        automation_condition=refresh(),
         freshness_policy=_FRESHNESS,
         check_specs=[AssetCheckSpec(ANSWERS, asset=key, description=ANSWERS_RULE)],
         metadata={
@@ -98,6 +95,12 @@ def _view_asset(
         )
 
     return _view
+
+
+def _deps(view: ViewSpec) -> list[AssetKey]:
+    """Return what a view is built after: what it reads; where that is Dagster's records, all tables."""
+    read = [relation_key(relation) for relation in view.references]
+    return read or [relation_key(Relation(NAMESPACE, name)) for name in all_specs()]
 
 
 def _ensure_tables(lake: LakeResource, view: ViewSpec) -> None:
