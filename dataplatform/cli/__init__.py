@@ -4,7 +4,19 @@ from typing import Final
 
 import typer
 
-from dataplatform.cli import docs, doctor, query, rollback, run, stack, status, ui, views
+from dataplatform.cli import (
+    backup,
+    docs,
+    doctor,
+    prune,
+    query,
+    rollback,
+    run,
+    stack,
+    status,
+    ui,
+    views,
+)
 
 app: Final = typer.Typer(
     name="dp",
@@ -24,5 +36,8 @@ app.command("export")(query.export)
 app.command("tables")(query.tables)
 app.command("table")(query.table)
 app.command("rollback")(rollback.rollback)
+app.command("backup")(backup.backup)
+app.command("prune-runs")(prune.prune_runs)
+app.command("restore")(backup.restore)
 app.add_typer(views.app, name="views")
 app.add_typer(stack.app, name="stack")

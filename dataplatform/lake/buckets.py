@@ -46,12 +46,20 @@ class BucketSpec:
 
 
 # Iceberg removes a file when no snapshot needs it any more: a week is for mistakes with that.
-BUCKETS: Final = tuple(
+DATA_BUCKETS: Final = tuple(
     BucketSpec(f"{name}{of}", keep_replaced_days=days)
     for of in ("", "-recorded")
     for name, days in (("datalake", 30), ("warehouse", 7))
 )
-"""The platform's buckets: raw files and tables, live and recorded."""
+"""Raw files and tables, live and recorded."""
+
+LOGS: Final = BucketSpec(
+    "dagster-logs", keep_replaced_days=1, temporary={"compute-logs/": 90, "tmp/": 7}
+)
+"""What steps print: history that ends after 90 days, as the ticks of failed sensors do."""
+
+BUCKETS: Final = (*DATA_BUCKETS, LOGS)
+"""All buckets of the platform."""
 
 
 def ensure_bucket(access: S3Access, spec: BucketSpec) -> list[str]:

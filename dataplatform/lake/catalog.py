@@ -123,20 +123,22 @@ class RestCatalogServer:
         }
 
     def _pyiceberg(self) -> dict[str, Any]:
-        access = self.access
-        return {
-            "uri": self.uri,
-            "warehouse": f"s3://{self.bucket}",
-            "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
-            "s3.endpoint": access.endpoint,
-            "s3.region": access.region,
-            "s3.access-key-id": access.access_key,
-            "s3.secret-access-key": access.secret_key,
-            "s3.connect-timeout": 10.0,
-            "s3.request-timeout": float(REQUEST_SECONDS),
-            # pyarrow's S3 takes the path style unless told otherwise.
-            "s3.force-virtual-addressing": not access.path_style,
-        }
+        return {"uri": self.uri, "warehouse": f"s3://{self.bucket}", **file_io(self.access)}
+
+
+def file_io(access: S3Access) -> dict[str, Any]:
+    """Return the properties by which pyiceberg reads and writes files in an S3 store."""
+    return {
+        "py-io-impl": "pyiceberg.io.pyarrow.PyArrowFileIO",
+        "s3.endpoint": access.endpoint,
+        "s3.region": access.region,
+        "s3.access-key-id": access.access_key,
+        "s3.secret-access-key": access.secret_key,
+        "s3.connect-timeout": 10.0,
+        "s3.request-timeout": float(REQUEST_SECONDS),
+        # pyarrow's S3 takes the path style unless told otherwise.
+        "s3.force-virtual-addressing": not access.path_style,
+    }
 
 
 CatalogServer = SqliteCatalog | RestCatalogServer

@@ -4,10 +4,12 @@ Both are named in `dagster.servers.yaml`. No login stands in a file or an enviro
 process asks Vault when it connects, so a rotation reaches those that run for months.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -24,12 +26,12 @@ from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.engine.url import URL
 
+from dataplatform.lake.buckets import LOGS
 from dataplatform.profiles import Settings
 from dataplatform.resources.servers import required
 from dataplatform.resources.vault import open_secrets
 
 DATABASE: Final = "dagster"
-LOGS_BUCKET: Final = "dagster-logs"
 _PLUGIN: Final = "dataplatform_vault"
 _REMEMBERED_SECONDS: Final = 300.0
 """Far below the time between two rotations, until which the login before stays valid."""
@@ -120,23 +122,32 @@ def _url(address: str) -> str:
     )
 
 
+def _local_dir() -> str | None:
+    home = os.environ.get("DAGSTER_HOME")
+    return str(Path(home) / "compute-logs") if home else None
+
+
 class VaultS3ComputeLogs(S3ComputeLogManager):
     """What steps print, in the bucket `dagster-logs`."""
 
     def __init__(
         self, local_dir: str | None = None, inst_data: ConfigurableClassData | None = None
     ) -> None:
-        """Open the bucket; logs are gathered in `local_dir` and sent at the end of each step."""
+        """Open the bucket; logs are gathered in `local_dir` and sent at the end of each step.
+
+        None gathers them in Dagster's home: a system's temporary folder is open to all its users.
+        """
         settings = Settings()
         endpoint, region = required(settings, "s3_endpoint"), settings.s3_region
         # A region of its own, as boto3 refuses to make a client without any.
         super().__init__(
-            LOGS_BUCKET,
-            local_dir=local_dir,
+            LOGS.name,
+            local_dir=local_dir or _local_dir(),
             inst_data=inst_data,
             prefix="compute-logs",
             endpoint_url=endpoint,
-            skip_empty_files=True,
+            # An empty stderr as well: by it the UI knows that a step's logs are whole.
+            skip_empty_files=False,
             upload_interval=30,
             region=region,
         )

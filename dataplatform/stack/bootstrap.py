@@ -182,20 +182,18 @@ def bootstrap_postgres(plan: Plan) -> None:
         issue_first(vault, [PostgresLogin(name, server) for name in POSTGRES_LOGINS])
         if "vault" in plan.ours:
             bootstrap(vault, vault_layout(server))
-        with _administered(server, "postgres") as cursor:
+        with administered(server, "postgres") as cursor:
             for name in DATABASES:
-                _make_database(cursor, name)
+                make_database(cursor, name)
             _make_group(cursor, READER)
-            cursor.execute(f"GRANT CONNECT ON DATABASE dagster TO trino, {READER}")
-            # They read what Dagster keeps, and write nothing.
-            cursor.execute(f"GRANT pg_read_all_data TO trino, {READER}")
-        with _administered(server, "catalog") as cursor:
+            grant_reading(cursor)
+        with administered(server, "catalog") as cursor:
             cursor.execute("SET ROLE catalog")
             cursor.execute(_CATALOG_TABLES)
 
 
 @contextmanager
-def _administered(server: PostgresServer, database: str) -> "Generator[Cursor]":
+def administered(server: PostgresServer, database: str) -> "Generator[Cursor]":
     """Open a database as the superuser; each statement is its own transaction."""
     login = server.superuser()
     inside = replace(server, address=f"{server.address.rstrip('/')}/{database}")
@@ -211,11 +209,18 @@ def _make_group(cursor: "Cursor", name: str) -> None:
         cursor.execute(f"CREATE ROLE {name}")
 
 
-def _make_database(cursor: "Cursor", name: str) -> None:
+def make_database(cursor: "Cursor", name: str, owner: str | None = None) -> None:
+    """Make a database that nobody but its owner may open, unless it is there; None, of its name."""
     cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
     if cursor.fetchone() is None:
-        cursor.execute(f"CREATE DATABASE {name} OWNER {name}")
+        cursor.execute(f"CREATE DATABASE {name} OWNER {owner or name}")
         cursor.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+
+
+def grant_reading(cursor: "Cursor") -> None:
+    """Let Trino and Vault's logins read what Dagster keeps, and write nothing."""
+    cursor.execute(f"GRANT CONNECT ON DATABASE dagster TO trino, {READER}")
+    cursor.execute(f"GRANT pg_read_all_data TO trino, {READER}")
 
 
 # ---- MinIO ----
