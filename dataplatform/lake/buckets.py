@@ -46,12 +46,15 @@ class BucketSpec:
 
 
 # Iceberg removes a file when no snapshot needs it any more: a week is for mistakes with that.
-BUCKETS: Final = tuple(
-    BucketSpec(f"{name}{of}", keep_replaced_days=days)
-    for of in ("", "-recorded")
-    for name, days in (("datalake", 30), ("warehouse", 7))
+BUCKETS: Final = (
+    *(
+        BucketSpec(f"{name}{of}", keep_replaced_days=days)
+        for of in ("", "-recorded")
+        for name, days in (("datalake", 30), ("warehouse", 7))
+    ),
+    BucketSpec("dagster-logs", keep_replaced_days=1, temporary={"compute-logs/": 90}),
 )
-"""The platform's buckets: raw files and tables, live and recorded."""
+"""The platform's buckets: raw files and tables, live and recorded, and what steps print."""
 
 
 def ensure_bucket(access: S3Access, spec: BucketSpec) -> list[str]:

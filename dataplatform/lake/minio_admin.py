@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LAKE: Final = ("datalake", "datalake-recorded")
 _WAREHOUSE: Final = ("warehouse", "warehouse-recorded")
+_LOGS: Final = ("dagster-logs",)
 _SEE: Final = ("s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads")
 _READ: Final = ("s3:GetObject",)
 _WRITE: Final = (
@@ -54,7 +55,7 @@ def _policy(buckets: Iterable[str], actions: Iterable[str]) -> dict[str, Any]:
 
 def _platform() -> dict[str, Any]:
     """Read and write all; remove for good only what was dropped into the inbox and landed."""
-    policy = _policy((*_LAKE, *_WAREHOUSE), (*_READ, *_WRITE))
+    policy = _policy((*_LAKE, *_WAREHOUSE, *_LOGS), (*_READ, *_WRITE))
     policy["Statement"] += [
         _statement(["s3:ListBucketVersions"], _LAKE),
         _statement(["s3:DeleteObjectVersion"], (f"{bucket}/inbox/*" for bucket in _LAKE)),
