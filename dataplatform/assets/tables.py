@@ -35,6 +35,7 @@ from dataplatform.assets.plots import ATTRIBUTION, markdown_table, plot_metadata
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY, raw_key
 from dataplatform.assets.refresh import refresh
 from dataplatform.lake.plot import TablePlot
+from dataplatform.lake.server_errors import server_failure
 from dataplatform.lake.spec import NAMESPACE, Column, TableSpec
 from dataplatform.raw import all_endpoints
 from dataplatform.resources.lake import LakeResource
@@ -114,6 +115,9 @@ def _build(
             for failure in failures if len(failures) > 1 else ():
                 # Dagster shows no traceback of a group's members.
                 context.log.exception(str(failure), exc_info=failure)
+            named = server_failure(error)
+            if named is not None:
+                raise named from error
             raise
         raise Failure("\n".join(map(str, failures)), allow_retries=False) from error
 

@@ -7,7 +7,7 @@ process asks Vault when it connects, so a rotation reaches those that run for mo
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
+import psycopg2
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from dagster._config.config_schema import UserConfigSchema
@@ -55,6 +56,10 @@ class RememberedSecret:
                 self._asked_at = time.monotonic()
             return self._value
 
+    def forget(self) -> None:
+        """Ask again at the next call: the secret may have been wrong, and been corrected."""
+        self._asked_at = float("-inf")
+
 
 def _fresh_key() -> dict[str, str]:
     """Return the key to the store as botocore takes one that expires: it asks again an hour later."""
@@ -68,7 +73,11 @@ def _fresh_key() -> dict[str, str]:
     }
 
 
-_login: Final[Callable[[], Mapping[str, str]]] = RememberedSecret("postgres/dagster")
+_login: Final = RememberedSecret("postgres/dagster")
+_REMEDY: Final = (
+    "Remedy: see that PostgreSQL runs (`dp stack status`), and that the secret postgres/dagster in"
+    " Vault is a login that it knows."
+)
 
 
 class VaultLogin(CreateEnginePlugin):
@@ -89,9 +98,15 @@ class VaultLogin(CreateEnginePlugin):
         """Have the engine log in as Vault says."""
 
         @event.listens_for(engine, "do_connect")
-        def _log_in(_dialect: Any, _record: Any, _args: Any, params: dict[str, Any]) -> None:
+        def _log_in(_dialect: Any, _record: Any, args: Any, params: dict[str, Any]) -> Any:
             current = _login()
-            params |= {"user": current["username"], "password": current["password"]}
+            login = {"user": current["username"], "password": current["password"]}
+            try:
+                return psycopg2.connect(*args, **{**params, **login})
+            except psycopg2.OperationalError as error:
+                _login.forget()
+                # Of the same kind: Dagster tries again what fails so.
+                raise psycopg2.OperationalError(f"{str(error).strip()}. {_REMEDY}") from None
 
 
 plugins.register(_PLUGIN, __name__, VaultLogin.__name__)

@@ -90,7 +90,7 @@ _SAYINGS: Final[tuple[tuple[str, type[VaultError], str, str], ...]] = (
         "vault is sealed",
         VaultSealedError,
         "Vault is sealed",
-        "unseal it (`bao operator unseal`), or initialise it where it is new",
+        "unseal it (`bao operator unseal`; the stack's, `dp stack restart vault`), or initialise it",
     ),
     (
         "standby mode",

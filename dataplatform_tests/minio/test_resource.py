@@ -188,7 +188,8 @@ def test_policies_name_no_wildcard_action_and_no_foreign_bucket() -> None:
         for statement in policy["Statement"]:
             assert not any("*" in action for action in statement["Action"])
             for arn in statement.get("Resource", []):
-                assert arn.removeprefix("arn:aws:s3:::").startswith(("datalake", "warehouse"))
+                bucket = arn.removeprefix("arn:aws:s3:::")
+                assert bucket.startswith(("datalake", "warehouse", "dagster-logs"))
 
 
 def test_the_key_is_read_at_first_use_and_stands_nowhere() -> None:
