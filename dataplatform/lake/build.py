@@ -107,7 +107,11 @@ class Builder:
     """Builds the tables of one lake with one Spark session, started when first needed."""
 
     def __init__(
-        self, lake: Lake, specs: Mapping[str, TableSpec], spark: Callable[[], "SparkSession"]
+        self,
+        lake: Lake,
+        specs: Mapping[str, TableSpec],
+        spark: Callable[[], "SparkSession"],
+        still_writer: Callable[[], None] = lambda: None,
     ) -> None:
         """Keep what is needed; nothing is read or started.
 
@@ -115,10 +119,12 @@ class Builder:
             lake: what to work on.
             specs: every declared table by name, in dependency order.
             spark: gives the session; called once, and only if a table has to be built.
+            still_writer: raises where the writers' lock was lost; asked before what it guards.
         """
         self.lake = lake
         self.specs = specs
         self._start = spark
+        self._still_writer = still_writer
         self._session: SparkSession | None = None
         self._cache: dict[tuple[str, tuple[str, ...]], DataFrame] = {}
         self._lock = threading.Lock()
@@ -302,7 +308,9 @@ class Builder:
     def _write(self, plan: Plan, change: Change) -> tuple[Snapshot, Change]:
         """Write the change to the audit branch; returns the branch's snapshot."""
         table = self.lake.catalog.load_table(identifier(plan.spec.name))
-        self._branch(table, plan.base)
+        self._still_writer()
+        begun = self._branch(table, plan.base)
+        self._still_writer()
         target = f"{CATALOG}.{identifier(plan.spec.name)}.branch_{AUDIT_BRANCH}"
         state = self._next_state(plan, change)
         if change.only_inserts:
@@ -312,7 +320,8 @@ class Builder:
             self._seal(table, state)
         table.refresh()
         snapshot = table.snapshot_by_name(AUDIT_BRANCH)
-        assert snapshot is not None  # noqa: S101  just written
+        if snapshot is None or _before(table, snapshot, 1 if change.only_inserts else 2) != begun:
+            raise _conflict(plan.spec, "wrote to its audit branch")
         if change.inserted is None:
             change = replace(change, inserted=live_rows(snapshot))
         return snapshot, change
@@ -335,8 +344,11 @@ class Builder:
             branch=AUDIT_BRANCH,
         )
 
-    def _branch(self, table: Table, base: int | None) -> None:
-        """Point the audit branch at the published snapshot; what an earlier run left is dropped."""
+    def _branch(self, table: Table, base: int | None) -> int:
+        """Point the audit branch at the published snapshot, and return what it points at.
+
+        What an earlier run left is dropped.
+        """
         left_over = AUDIT_BRANCH in table.refs()
         with table.manage_snapshots() as snapshots:
             if left_over:
@@ -347,6 +359,8 @@ class Builder:
             # Only Spark can make a branch of a table that has no snapshot yet.
             name = ".".join(table.name()[-2:])
             self.spark.sql(f"ALTER TABLE {CATALOG}.{name} CREATE BRANCH {AUDIT_BRANCH}")
+        table.refresh()
+        return table.refs()[AUDIT_BRANCH].snapshot_id
 
     def _merge(self, spec: TableSpec, change: Change, target: str) -> None:
         on = " AND ".join(f"t.`{key}` <=> s.`{key}`" for key in spec.keys)
@@ -382,14 +396,29 @@ class Builder:
         table = self.lake.catalog.load_table(identifier(plan.spec.name))
         current = table.current_snapshot()
         if (current.snapshot_id if current else None) != plan.base:
-            raise CommitConflictError(
-                f"{plan.spec.name}: somebody published while it was being built."
-                " Nothing is lost; run it again."
-            )
+            raise _conflict(plan.spec, "published")
+        self._still_writer()
         with table.manage_snapshots() as snapshots:
             snapshots.set_current_snapshot(snapshot_id=head)
             snapshots.remove_branch(AUDIT_BRANCH)
         return table
+
+
+def _before(table: Table, snapshot: Snapshot, steps: int) -> int | None:
+    """Return the ancestor of a snapshot that many steps back."""
+    found: Snapshot | None = snapshot
+    for _ in range(steps):
+        parent = found.parent_snapshot_id if found else None
+        if parent is None:
+            return None
+        found = table.snapshot_by_id(parent)
+    return found.snapshot_id if found else None
+
+
+def _conflict(spec: TableSpec, did: str) -> CommitConflictError:
+    return CommitConflictError(
+        f"{spec.name}: somebody {did} while it was being built. Nothing is lost; run it again."
+    )
 
 
 def _of_days(rows: "DataFrame", column: str, days: tuple[str, str]) -> "DataFrame":

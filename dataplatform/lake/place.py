@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from dataplatform.lake.manifest import Origin, RawZone
 from dataplatform.lake.object_store import ObjectStore, S3Access, open_bucket, open_folder
+from dataplatform.lake.writer_lock import StillWriter
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -112,12 +113,15 @@ class LakePlace(ABC):
     @abstractmethod
     def writer_lock(
         self, holder: str, timeout: float = LOCK_SECONDS
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[StillWriter]:
         """Return the lock that each writer of tables holds: a build, maintenance, a roll-back.
 
         Args:
             holder: who to name to those who wait, such as a run's id.
             timeout: seconds to wait for the present holder.
+
+        Returns:
+            what to ask, inside of it, before each step that must not be another writer's.
         """
 
     @abstractmethod
@@ -200,7 +204,7 @@ class LocalLake(LakePlace):
 
     def writer_lock(
         self, holder: str, timeout: float = LOCK_SECONDS
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[StillWriter]:
         """Return a lock on a file: the system frees it when its process dies."""
         from dataplatform.lake.writer_lock import file_lock
 
@@ -281,7 +285,7 @@ class ServerLake(LakePlace):
 
     def writer_lock(
         self, holder: str, timeout: float = LOCK_SECONDS
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[StillWriter]:
         """Return an advisory lock in PostgreSQL, which frees it when the holder is gone."""
         from dataplatform.lake.writer_lock import postgres_lock
 

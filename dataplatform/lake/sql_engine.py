@@ -65,10 +65,17 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class ResultStream:
-    """An answer that is read batch by batch: for exports larger than memory."""
+    """An answer that is read batch by batch: for exports larger than memory.
+
+    Args:
+        reader: the rows.
+        types: Trino type of each column.
+        close: ends what still answers; reading to the end does too.
+    """
 
     reader: pa.RecordBatchReader
     types: tuple[str, ...]
+    close: Callable[[], None] = lambda: None
 
     def read(self, limit: int | None = None) -> QueryResult:
         """Read up to `limit` rows, all where None."""
@@ -78,6 +85,7 @@ class ResultStream:
             batches.append(batch)
             rows += batch.num_rows
             if limit is not None and rows > limit:
+                self.close()
                 break
         table = pa.Table.from_batches(batches, schema=self.reader.schema)
         cut = limit is not None and rows > limit

@@ -4,7 +4,8 @@ Built on Trino's DBAPI client; without Dagster. What the client raises leaves he
 `trino_errors`.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,10 @@ from dataplatform.lake.trino_types import arrow_type, spoken, to_arrow
 
 BATCH_ROWS: Final = 10_000
 _CONNECT_SECONDS: Final = 10.0
+_READS: Final = re.compile(
+    r"\s*(select|with|values|table|show|desc|describe|explain(?!\s+analyze))\b", re.IGNORECASE
+)
+"""What is as good asked twice; EXPLAIN ANALYZE runs what it explains."""
 _REPORT_EVERY: Final = 10_000
 """Milliseconds of a statement's run between two reports of its progress."""
 
@@ -194,18 +199,23 @@ class TrinoClient:
     def stream(self, sql: str, params: Sequence[Any] | None = None) -> ResultStream:
         """Answer a SELECT batch by batch; tried again until its first rows are there.
 
+        A statement that may change something is sent once.
+
         What is not read to its end is cancelled when the stream is closed or forgotten.
 
         Raises:
             QueryError: it is refused, wrong, too large or too slow, or Trino is not there.
         """
-        cursor = self._patiently(sql, params)
+        send = self._patiently if _READS.match(sql) else self._started
+        cursor = send(sql, params)
         kinds = [str(column.type_code) for column in cursor.description or ()]
         names = [str(column.name) for column in cursor.description or ()]
         fields = [pa.field(name, arrow_type(kind)) for name, kind in zip(names, kinds, strict=True)]
         schema = pa.schema(fields)
-        reader = pa.RecordBatchReader.from_batches(schema, self._batches(cursor, schema))
-        return ResultStream(reader, tuple(spoken(kind) for kind in kinds))
+        batches = self._batches(cursor, schema)
+        next(batches)  # From here on its end, whichever it is, ends the statement.
+        reader = pa.RecordBatchReader.from_batches(schema, batches)
+        return ResultStream(reader, tuple(spoken(kind) for kind in kinds), batches.close)
 
     def query(
         self, sql: str, params: Sequence[Any] | None = None, limit: int | None = None
@@ -245,8 +255,10 @@ class TrinoClient:
             cursor.execute(sql, list(params) if params else None)
         return cursor
 
-    def _batches(self, cursor: Cursor, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _batches(self, cursor: Cursor, schema: pa.Schema) -> Generator[pa.RecordBatch]:
+        """Yield an empty batch, by which it is begun, and then the rows."""
         with self._cancelling(cursor):
+            yield pa.RecordBatch.from_pylist([], schema)
             while rows := cursor.fetchmany(BATCH_ROWS):
                 yield to_arrow(rows, schema)
         self.report(Progress.of(cursor.stats or {}))

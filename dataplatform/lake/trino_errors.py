@@ -115,6 +115,9 @@ def understood(error: Exception, where: str) -> QueryError:
         return _of_query(error)
     if isinstance(error, client.HttpError):
         return _of_status(str(error), where)
+    if isinstance(error, client.DatabaseError) and not isinstance(error, client.OperationalError):
+        # The client refuses by itself: a parameter of a type that it can't write, for one.
+        return QueryError(str(error))
     return _of_connection(error, where)
 
 

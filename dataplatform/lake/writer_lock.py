@@ -3,8 +3,8 @@
 import hashlib
 import os
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,17 +13,28 @@ from filelock import FileLock, Timeout
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
+StillWriter = Callable[[], None]
+"""Raises LockLostError where the lock is no longer this process's."""
 _POLL_SECONDS: Final = 1.0
-_KEEPALIVES: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-"""A holder whose machine is gone is noticed within a minute."""
+_NOTICED: Final = (("idle", 30), ("interval", 10), ("count", 3))
+_KEEPALIVES: Final = {f"keepalives_{name}": value for name, value in _NOTICED}
+"""So a holder notices within a minute that the server is gone."""
+_SERVER_KEEPALIVES: Final = " ".join(
+    f"-c tcp_keepalives_{name}={value}" for name, value in _NOTICED
+)
+"""And the server that the holder's machine is: it would keep the lock for two hours by default."""
 
 
 class LakeBusyError(RuntimeError):
     """Another process writes this lake's tables."""
 
 
+class LockLostError(RuntimeError):
+    """The lock went with its connection, and another writer may have it: run again."""
+
+
 @contextmanager
-def file_lock(root: Path, holder: str, timeout: float) -> Generator[None]:
+def file_lock(root: Path, holder: str, timeout: float) -> Generator[StillWriter]:
     """Hold the writer lock of a lake of folders.
 
     Args:
@@ -44,14 +55,15 @@ def file_lock(root: Path, holder: str, timeout: float) -> Generator[None]:
         raise _busy(f"the lake at {root}", held_by, timeout) from None
     try:
         name.write_text(f"{holder} (process {os.getpid()})")
-        yield
+        # The kernel takes it from nobody who lives.
+        yield lambda: None
     finally:
         name.unlink(missing_ok=True)
         lock.release()
 
 
 @contextmanager
-def postgres_lock(dsn: str, name: str, holder: str, timeout: float) -> Generator[None]:
+def postgres_lock(dsn: str, name: str, holder: str, timeout: float) -> Generator[StillWriter]:
     """Hold an advisory lock in PostgreSQL, which frees it when the connection ends.
 
     Args:
@@ -68,13 +80,30 @@ def postgres_lock(dsn: str, name: str, holder: str, timeout: float) -> Generator
 
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
     # The server cuts names at 63 bytes, and says so.
-    connection = psycopg2.connect(dsn, application_name=holder[:63], **_KEEPALIVES)
+    connection = psycopg2.connect(
+        dsn, application_name=holder[:63], options=_SERVER_KEEPALIVES, **_KEEPALIVES
+    )
     try:
         connection.autocommit = True
         _acquire(connection, number, name, timeout)
-        yield
+        yield lambda: _require_held(connection, number, name)
     finally:
         connection.close()
+
+
+def _require_held(connection: "Connection", number: int, name: str) -> None:
+    import psycopg2
+
+    held: object = None
+    gone = suppress(psycopg2.OperationalError, psycopg2.InterfaceError)
+    with gone, connection.cursor() as cursor:
+        cursor.execute(f"{_HOLDER} AND pid = pg_backend_pid()", (number, number))
+        held = cursor.fetchone()
+    if held is None:
+        raise LockLostError(
+            f"the lock on the {name} was lost with its connection to PostgreSQL, and another writer"
+            " may have it. Nothing is published. Remedy: run it again."
+        )
 
 
 def _acquire(connection: "Connection", number: int, name: str, timeout: float) -> None:
@@ -95,7 +124,8 @@ _HOLDER: Final = """
 SELECT application_name
 FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND granted
-  AND classid = ((%s >> 32) & 4294967295)::oid AND objid = (%s & 4294967295)::oid
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND classid = ((%s::bigint >> 32) & 4294967295)::oid AND objid = (%s::bigint & 4294967295)::oid
 """
 
 

@@ -11,6 +11,7 @@ from pydantic import PrivateAttr
 from dataplatform.lake.manifest import Origin, RawZone
 from dataplatform.lake.object_store import ObjectStore
 from dataplatform.lake.place import LakePlace
+from dataplatform.lake.writer_lock import StillWriter
 from dataplatform.profiles import ORIGIN_TAG, Settings, lake_place
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class LakeResource(ConfigurableResource):
         """The raw files and their manifests."""
         return self.place.raw_zone
 
-    def writer_lock(self, holder: str) -> AbstractContextManager[None]:
+    def writer_lock(self, holder: str) -> AbstractContextManager[StillWriter]:
         """Return the lock that each writer of tables holds: a build, or maintenance.
 
         Args:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ from dataplatform.lake.state import (
     changed_since,
     published_state,
 )
-from dataplatform_tests.lake.tiny_lake import PRICES, TinyLake, changed, quote, reading
+from dataplatform.lake.writer_lock import LockLostError
+from dataplatform_tests.lake.tiny_lake import PRICES, TinyLake, changed, day, quote, reading
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -301,6 +303,54 @@ def test_who_publishes_meanwhile_wins(
     assert "b" not in {row[0] for row in lake.rows()}
     lake.build()
     assert "b" in {row[0] for row in lake.rows()}
+
+
+class Losing:
+    """A writers' lock that is lost after so many questions; another writer then does something."""
+
+    def __init__(self, after: int, meanwhile: Callable[[], None]) -> None:
+        self.left = after
+        self.meanwhile = meanwhile
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.meanwhile()
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_who_lost_the_lock_publishes_nothing(lake: TinyLake, after: int) -> None:
+    def lost() -> None:
+        raise LockLostError("the lock was lost")
+
+    lake.land("2025-01-03T01:00:00", [A1])
+    lake.build()
+    lake.land("2025-01-03T02:00:00", [A2])
+    with pytest.raises(LockLostError):
+        list(lake.builder(PRICES, still_writer=Losing(after, lost)).build(["prices"]))
+    assert lake.rows() == [("a", "2025-01-01", 1.5)]
+    lake.build()
+    assert lake.rows() == [("a", "2025-01-01", 1.5), ("a", "2025-01-02", 2)]
+
+
+@pytest.mark.parametrize("first", [[], [A1]])
+def test_rows_that_another_writer_put_on_the_branch_are_not_published(
+    lake: TinyLake, first: list[dict[str, object]]
+) -> None:
+    def other() -> None:
+        table = lake.table()
+        empty = {name: [None] for name in table.schema().as_arrow().names}
+        row = empty | {"coin": ["x"], "day": [day("2025-01-01")], "price": [1.0]}
+        table.append(pa.table(row, schema=table.schema().as_arrow()), branch=AUDIT_BRANCH)
+
+    if first:
+        lake.land("2025-01-03T01:00:00", first)
+        lake.build()
+    lake.land("2025-01-03T02:00:00", [A2])
+    with pytest.raises(CommitConflictError, match="run it again"):
+        list(lake.builder(PRICES, still_writer=Losing(2, other)).build(["prices"]))
+    lake.build()
+    assert [row[0] for row in lake.rows()] == ["a"] * (len(first) + 1)
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -126,10 +126,13 @@ class TinyLake:
         )
         assert self.zone.commit(manifest)
 
-    def builder(self, *specs: TableSpec) -> Builder:
+    def builder(
+        self, *specs: TableSpec, still_writer: Callable[[], None] = lambda: None
+    ) -> Builder:
         """Return a builder of these tables."""
         lake = Lake(self.zone, self.catalog, self.endpoints, "live")
-        return Builder(lake, {spec.name: spec for spec in specs}, lambda: self.spark)
+        named = {spec.name: spec for spec in specs}
+        return Builder(lake, named, lambda: self.spark, still_writer)
 
     def build(self, *specs: TableSpec) -> list[TableResult]:
         """Build the tables, prices where none is named."""
