@@ -304,6 +304,28 @@ def test_who_publishes_meanwhile_wins(
 
 
 @pytest.mark.parametrize("published", [False, True])
+def test_who_writes_to_the_same_branch_is_noticed(
+    lake: TinyLake, published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if published:
+        lake.land("2025-01-03T10:00:00", [A1])
+        lake.build()
+    lake.land("2025-01-03T11:00:00", [B1])
+    append = Builder._append  # noqa: SLF001  between its two commits there is nothing public
+
+    def append_after_another(*args: object) -> None:
+        monkeypatch.undo()
+        append(*args)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+        append(*args)  # type: ignore[arg-type]  # ty: ignore[invalid-argument-type]
+
+    monkeypatch.setattr(Builder, "_append", append_after_another)
+    with pytest.raises(CommitConflictError, match="audit branch"):
+        lake.build()
+    lake.build()
+    assert [row[0] for row in lake.rows()].count("b") == 1
+
+
+@pytest.mark.parametrize("published", [False, True])
 def test_the_branch_of_a_killed_run_is_replaced(
     lake: TinyLake, published: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
