@@ -45,6 +45,12 @@ TABLES = ("market_snapshots", "price_points")
 VIEW = "latest_prices"
 ASSETS = tuple(f"{NAMESPACE}/{table}" for table in TABLES)
 DATA_FILE = r"PUT /warehouse/warehouse/market_snapshots/\S+\.parquet"
+_COMMIT = "POST /live/v1/namespaces/warehouse/tables/market_snapshots HTTP.*"
+COMMITS = {
+    "Spark": _COMMIT + 'add-snapshot.*"ref-name":"audit"',
+    "pyiceberg": _COMMIT + '"ref-name":"main"',
+}
+"""The commit of the rows to the audit branch, and the one that publishes them."""
 COINS = 300
 
 
@@ -360,6 +366,8 @@ def administrator(stack: RunningStack) -> MinIOAdmin:
 def other(lineage: Lineage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A second process, which no proxy stands before."""
     with worker(lineage.env, tmp_path_factory.mktemp("other")) as second:
+        # Nothing is left to build: its JVM is started.
+        second.build_undisturbed(lineage.undisturbed.home, TABLES)
         yield second
 
 
@@ -379,7 +387,8 @@ def test_a_writer_that_lost_its_lock(lineage: Lineage, other: Worker) -> None:
         end_locks(lineage.stack)
         between.append(other.run(*ASSETS))
 
-    strike = lineage.s3.strike(DATA_FILE, overtake)
+    # Not at the store: its client gives up after half a minute, and sends the file again.
+    strike = lineage.catalog.strike(COMMITS["Spark"], overtake)
     first = lineage.run()
     assert_struck(strike)
     assert between[0].success, between[0].errors
@@ -405,9 +414,7 @@ def end_locks(stack: RunningStack) -> None:
 @pytest.mark.parametrize("writer", ["Spark", "pyiceberg"])
 @pytest.mark.parametrize("moment", ["before", "answered"])
 def test_the_catalog_killed_during_a_commit(lineage: Lineage, writer: str, moment: Moment) -> None:
-    ref = {"Spark": 'add-snapshot.*"ref-name":"audit"', "pyiceberg": '"ref-name":"main"'}
-    commit = f"POST /live/v1/namespaces/warehouse/tables/market_snapshots HTTP.*{ref[writer]}"
-    strike = lineage.catalog.strike(commit, killing(lineage.stack, "catalog"), moment)
+    strike = lineage.catalog.strike(COMMITS[writer], killing(lineage.stack, "catalog"), moment)
     first = lineage.run()
     assert_struck(strike)
     assert first.errors
