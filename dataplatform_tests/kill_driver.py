@@ -63,10 +63,10 @@ POINTS: Final[Mapping[str, tuple[Any, str]]] = {
 class Simulated:
     """Answers as the API would at one moment; `fetched_at` is that moment."""
 
-    def __init__(self, wave: int) -> None:
+    def __init__(self, wave: int, coins: int = 5) -> None:
         self.at = START + timedelta(hours=wave)
         # Wave 1: a coin more is a new listing, one less a delisting. Wave 2 lists the same again.
-        market = Market(coins=5 + min(wave, 1), retired={"tether"} if wave else set())
+        market = Market(coins=coins + min(wave, 1), retired={"tether"} if wave else set())
         self._server = CoinGeckoServer(market, now=self.at.timestamp)
 
     def fetch(self, path: str, params: Mapping[str, str] | None = None) -> Response:
@@ -104,9 +104,9 @@ def arm(point: str) -> None:
     setattr(owner, attribute, deadly)
 
 
-def land_wave(zone: RawZone, wave: int) -> None:
+def land_wave(zone: RawZone, wave: int, coins: int = 5) -> None:
     """Land every endpoint's slot; what is committed is left alone."""
-    source = Simulated(wave)
+    source = Simulated(wave, coins)
     day = source.at.date()
     for name in LANDED:
         endpoint = all_endpoints()[name]

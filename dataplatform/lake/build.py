@@ -53,7 +53,14 @@ class AuditFailedError(RuntimeError):
 
 
 class CommitConflictError(RuntimeError):
-    """Somebody else published between this build's read and its publication: run it again."""
+    """Somebody else wrote between this build's read and its publication."""
+
+    def __init__(self, table: str, did: str) -> None:
+        """Name the table, and what somebody else did."""
+        super().__init__(
+            f"{table}: somebody {did} while it was being built, although one writer at a time holds"
+            " the lake's lock. Remedy: run it again; nothing is lost."
+        )
 
 
 class TableResult(BaseModel):
@@ -309,7 +316,8 @@ class Builder:
         """Write the change to the audit branch; returns the branch's snapshot."""
         table = self.lake.catalog.load_table(identifier(plan.spec.name))
         self._still_writer()
-        begun = self._branch(table, plan.base)
+        self._branch(table, plan.base)
+        start = table.refresh().refs()[AUDIT_BRANCH].snapshot_id
         self._still_writer()
         target = f"{CATALOG}.{identifier(plan.spec.name)}.branch_{AUDIT_BRANCH}"
         state = self._next_state(plan, change)
@@ -318,10 +326,7 @@ class Builder:
         else:
             self._merge(plan.spec, change, target)
             self._seal(table, state)
-        table.refresh()
-        snapshot = table.snapshot_by_name(AUDIT_BRANCH)
-        if snapshot is None or _before(table, snapshot, 1 if change.only_inserts else 2) != begun:
-            raise _conflict(plan.spec, "wrote to its audit branch")
+        snapshot = _written_alone(table.refresh(), start, commits=1 if change.only_inserts else 2)
         if change.inserted is None:
             change = replace(change, inserted=live_rows(snapshot))
         return snapshot, change
@@ -344,11 +349,8 @@ class Builder:
             branch=AUDIT_BRANCH,
         )
 
-    def _branch(self, table: Table, base: int | None) -> int:
-        """Point the audit branch at the published snapshot, and return what it points at.
-
-        What an earlier run left is dropped.
-        """
+    def _branch(self, table: Table, base: int | None) -> None:
+        """Point the audit branch at the published snapshot; what an earlier run left is dropped."""
         left_over = AUDIT_BRANCH in table.refs()
         with table.manage_snapshots() as snapshots:
             if left_over:
@@ -359,8 +361,6 @@ class Builder:
             # Only Spark can make a branch of a table that has no snapshot yet.
             name = ".".join(table.name()[-2:])
             self.spark.sql(f"ALTER TABLE {CATALOG}.{name} CREATE BRANCH {AUDIT_BRANCH}")
-        table.refresh()
-        return table.refs()[AUDIT_BRANCH].snapshot_id
 
     def _merge(self, spec: TableSpec, change: Change, target: str) -> None:
         on = " AND ".join(f"t.`{key}` <=> s.`{key}`" for key in spec.keys)
@@ -396,7 +396,7 @@ class Builder:
         table = self.lake.catalog.load_table(identifier(plan.spec.name))
         current = table.current_snapshot()
         if (current.snapshot_id if current else None) != plan.base:
-            raise _conflict(plan.spec, "published")
+            raise CommitConflictError(plan.spec.name, "published")
         self._still_writer()
         with table.manage_snapshots() as snapshots:
             snapshots.set_current_snapshot(snapshot_id=head)
@@ -404,21 +404,19 @@ class Builder:
         return table
 
 
-def _before(table: Table, snapshot: Snapshot, steps: int) -> int | None:
-    """Return the ancestor of a snapshot that many steps back."""
-    found: Snapshot | None = snapshot
-    for _ in range(steps):
+def _written_alone(table: Table, start: int, commits: int) -> Snapshot:
+    """Return the audit branch's head, if it is this build's commits on `start` and nothing else.
+
+    Two writers append to one branch without a conflict that Iceberg would see: only the lock keeps
+    them apart, and it may be lost with its connection.
+    """
+    head = found = table.snapshot_by_name(AUDIT_BRANCH)
+    for _ in range(commits):
         parent = found.parent_snapshot_id if found else None
-        if parent is None:
-            return None
-        found = table.snapshot_by_id(parent)
-    return found.snapshot_id if found else None
-
-
-def _conflict(spec: TableSpec, did: str) -> CommitConflictError:
-    return CommitConflictError(
-        f"{spec.name}: somebody {did} while it was being built. Nothing is lost; run it again."
-    )
+        found = table.snapshot_by_id(parent) if parent is not None else None
+    if head is None or found is None or found.snapshot_id != start:
+        raise CommitConflictError(table.name()[-1], "wrote to its audit branch")
+    return head
 
 
 def _of_days(rows: "DataFrame", column: str, days: tuple[str, str]) -> "DataFrame":

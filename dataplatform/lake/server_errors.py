@@ -40,7 +40,7 @@ _SIGNS: Final[tuple[tuple[str, str, str, str], ...]] = (
         r"awssdk|fs\.s3a|AWS Error|SdkClientException|S3Exception",
         _STORE,
         "it did not answer, or failed",
-        _LOOK,
+        f"see that it runs and has room (`dp stack status`, `dp doctor`), {_AGAIN}",
     ),
     (
         r"CommitStateUnknown",
@@ -77,11 +77,12 @@ def server_failure(error: BaseException) -> ServerFailedError | None:
 
 
 def _said(error: BaseException) -> Iterator[str]:
-    """Yield kind and words of an error, of a group's members, and of what caused them."""
-    yield f"{type(error).__module__}.{type(error).__qualname__}: {error}"
+    """Yield kind and words of an error, or of a group's members, and of what caused it."""
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
             yield from _said(member)
+    else:
+        yield f"{type(error).__module__}.{type(error).__qualname__}: {error}"
     if error.__cause__ is not None:
         yield from _said(error.__cause__)
 
