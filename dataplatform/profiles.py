@@ -22,6 +22,7 @@ from dataplatform.lake.place import LakePlace, LakeServers, LocalLake, ServerLak
 Profile = Literal["local", "stack", "cluster"]
 Tier = Literal["keyless", "demo", "pro"]
 TrinoAuth = Literal["none", "password", "jwt"]
+CatalogAuth = Literal["none", "oauth2"]
 VaultAuth = Literal["token", "approle", "kubernetes", "userpass"]
 
 ORIGIN_TAG: Final = "dataplatform/origin"
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
         s3_endpoint: the object store, such as `http://127.0.0.1:9000`.
         s3_region: what the store calls its region; MinIO takes any.
         catalog_uri: the Iceberg REST catalog; `{origin}` stands for live or recorded.
+        catalog_auth: none, or oauth2 with the secret `catalog/platform`.
         trino_url: Trino's coordinator.
         trino_user: as whom it is asked; with `password`, the secret says.
         trino_auth: how to sign in: none, password or jwt; the secret is `trino/platform`.
@@ -91,6 +93,7 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = None
     s3_region: str = "us-east-1"
     catalog_uri: str | None = None
+    catalog_auth: CatalogAuth = "none"
     trino_url: str | None = None
     trino_user: str = "dataplatform"
     trino_auth: TrinoAuth = "none"

@@ -1,13 +1,15 @@
 """One description of an Iceberg catalog, from which each engine's configuration is rendered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
+from requests import Response, Session
+from requests.adapters import HTTPAdapter
 
 from dataplatform.lake.object_store import S3Access
 from dataplatform.lake.spec import CATALOG, NAMESPACE
@@ -18,6 +20,7 @@ _SPARK_COMMON: Final = {
     # pyiceberg commits beside Spark: a cached table would be a stale one.
     f"{_SPARK}.cache-enabled": "false",
 }
+CONNECT_SECONDS: Final = 10
 REQUEST_SECONDS: Final = 60
 """How long a request to the catalog or the store may take: more than any of them ever does."""
 
@@ -63,6 +66,33 @@ class SqliteCatalog:
         return f"file://{self.warehouse}"
 
 
+_IN_TRINO: Final = {
+    "token": "oauth2.token",
+    "credential": "oauth2.credential",
+    "oauth2-server-uri": "oauth2.server-uri",
+    "scope": "oauth2.scope",
+}
+CATALOG_LOGIN: Final = tuple(_IN_TRINO)
+"""What a login to a catalog may consist of."""
+
+
+class _PatientCatalog(RestCatalog):
+    """pyiceberg's client (0.12) waits for ever; this one as long as the engines do."""
+
+    def _create_session(self) -> Session:
+        session = super()._create_session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _TimeLimit())
+        return session
+
+
+class _TimeLimit(HTTPAdapter):
+    def send(self, *args: Any, **options: Any) -> Response:
+        """Send a request with a time limit, where none is set."""
+        options["timeout"] = options.get("timeout") or (CONNECT_SECONDS, REQUEST_SECONDS)
+        return super().send(*args, **options)
+
+
 @dataclass(frozen=True)
 class RestCatalogServer:
     """A catalog behind Iceberg's REST protocol, tables in an S3 bucket.
@@ -71,11 +101,14 @@ class RestCatalogServer:
         uri: its address, such as `http://127.0.0.1:8181/live`.
         bucket: the bucket of the tables.
         access: how the bucket is reached.
+        login: OAuth2 as Iceberg's clients name it: `token`, or `credential` with `oauth2-server-uri`
+            and `scope`; empty where the catalog asks for none.
     """
 
     uri: str
     bucket: str
     access: S3Access
+    login: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def open(self) -> Catalog:
         """Open the catalog as pyiceberg sees it.
@@ -83,7 +116,7 @@ class RestCatalogServer:
         Raises:
             requests.ConnectionError: the server can't be reached.
         """
-        catalog = RestCatalog(CATALOG, **self._pyiceberg())
+        catalog = _PatientCatalog(CATALOG, **self._pyiceberg())
         catalog.create_namespace_if_not_exists(NAMESPACE)
         return catalog
 
@@ -100,6 +133,9 @@ class RestCatalogServer:
             "s3.path-style-access": str(access.path_style).lower(),
             "s3.access-key-id": access.access_key,
             "s3.secret-access-key": access.secret_key,
+            "rest.client.connection-timeout-ms": str(CONNECT_SECONDS * 1000),
+            "rest.client.socket-timeout-ms": str(REQUEST_SECONDS * 1000),
+            **self.login,
         }
         return _SPARK_COMMON | {f"{_SPARK}.{k}": v for k, v in of_catalog.items()} | _s3a(access)
 
@@ -120,10 +156,13 @@ class RestCatalogServer:
             "s3.path-style-access": str(self.access.path_style).lower(),
             "s3.aws-access-key": self.access.access_key,
             "s3.aws-secret-key": self.access.secret_key,
+            **({"iceberg.rest-catalog.security": "OAUTH2"} if self.login else {}),
+            **{f"iceberg.rest-catalog.{_IN_TRINO[k]}": v for k, v in self.login.items()},
         }
 
     def _pyiceberg(self) -> dict[str, Any]:
-        return {"uri": self.uri, "warehouse": f"s3://{self.bucket}", **file_io(self.access)}
+        place = {"uri": self.uri, "warehouse": f"s3://{self.bucket}"}
+        return place | file_io(self.access) | dict(self.login)
 
 
 def file_io(access: S3Access) -> dict[str, Any]:
@@ -134,7 +173,7 @@ def file_io(access: S3Access) -> dict[str, Any]:
         "s3.region": access.region,
         "s3.access-key-id": access.access_key,
         "s3.secret-access-key": access.secret_key,
-        "s3.connect-timeout": 10.0,
+        "s3.connect-timeout": float(CONNECT_SECONDS),
         "s3.request-timeout": float(REQUEST_SECONDS),
         # pyarrow's S3 takes the path style unless told otherwise.
         "s3.force-virtual-addressing": not access.path_style,

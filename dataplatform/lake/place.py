@@ -255,7 +255,9 @@ class ServerLake(LakePlace):
         from dataplatform.lake.catalog import RestCatalogServer
 
         uri = self.servers.catalog_uri.format(origin=self.origin)
-        return RestCatalogServer(uri, self.bucket("warehouse"), self.servers.access)
+        return RestCatalogServer(
+            uri, self.bucket("warehouse"), self.servers.access, self.servers.catalog_login
+        )
 
     @property
     def spark_jars(self) -> Mapping[str, str]:
@@ -306,6 +308,7 @@ class LakeServers(ABC):
 
     access: S3Access
     catalog_uri: str
+    catalog_login: Mapping[str, str]
 
     @abstractmethod
     def lock_dsn(self) -> str:

@@ -1,6 +1,6 @@
 """The servers behind the profiles stack and cluster: addresses from the settings, secrets from Vault."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -43,6 +43,7 @@ class PlatformServers(LakeServers):
         self._settings = settings
         self._secrets = secrets
         self.catalog_uri = required(settings, "catalog_uri")
+        self.catalog_login = _catalog_login(secrets) if settings.catalog_auth == "oauth2" else {}
         key = secrets.read("minio/platform")
         self.access = S3Access(
             endpoint=required(settings, "s3_endpoint"),
@@ -78,6 +79,13 @@ class PlatformServers(LakeServers):
 
         trino = TrinoResource.from_settings(self._settings)
         return trino.client(TRINO_CATALOGS[origin], self._secrets)
+
+
+def _catalog_login(secrets: "SecretStore") -> Mapping[str, str]:
+    from dataplatform.lake.catalog import CATALOG_LOGIN
+
+    found = secrets.read("catalog/platform")
+    return {name: found[name] for name in CATALOG_LOGIN if found.get(name)}
 
 
 def find_servers(settings: "Settings") -> PlatformServers:

@@ -50,6 +50,8 @@ public final class CatalogServer {
     properties.put("jdbc.user", environment.get("CATALOG_JDBC_USER"));
     properties.put("jdbc.password", environment.get("CATALOG_JDBC_PASSWORD"));
     properties.put("jdbc.schema-version", "V1");
+    // What a connection says after PostgreSQL was restarted: without it the pool keeps dead ones.
+    properties.put("retryable_status_codes", "57P01,57P02,57P03,08001");
     properties.put(CatalogProperties.WAREHOUSE_LOCATION, warehouse);
     properties.put(CatalogProperties.FILE_IO_IMPL, "org.apache.iceberg.aws.s3.S3FileIO");
     properties.put("http-client.type", "urlconnection");
