@@ -1,6 +1,6 @@
 """Jobs, one a use, and what starts them.
 
-Schedules are stopped at first: a keyless user shares about 20 calls a minute with everybody behind
+On a laptop schedules are stopped at first: a keyless user shares about 20 calls a minute with everybody behind
 the same address, and a whole snapshot takes 78. Who has read the operations page starts them in the
 UI. The sensors run at first: they cost no call and react to what is there already.
 """
@@ -78,11 +78,12 @@ def build_jobs(profile: Profile) -> "list[JobDefinition | UnresolvedAssetJobDefi
 
 
 def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
-    """Return the schedules: hourly snapshot, daily history, weekly maintenance; UTC, stopped.
+    """Return the schedules: hourly snapshot, daily history, weekly maintenance; UTC.
 
-    On servers the monthly rotation as well.
+    Stopped on a laptop, running on servers, where there is a monthly rotation as well.
     """
-    stopped = DefaultScheduleStatus.STOPPED
+    local = profile == "local"
+    status = DefaultScheduleStatus.STOPPED if local else DefaultScheduleStatus.RUNNING
     return [
         *([] if profile == "local" else [build_rotation_schedule(rotation_job)]),
         ScheduleDefinition(
@@ -91,7 +92,7 @@ def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
             # Everybody else asks on the hour.
             cron_schedule="5 * * * *",
             execution_timezone="UTC",
-            default_status=stopped,
+            default_status=status,
             description="Every hour: prices, categories and the whole market.",
         ),
         ScheduleDefinition(
@@ -100,7 +101,7 @@ def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
             cron_schedule="30 0 * * *",
             execution_timezone="UTC",
             execution_fn=_yesterday,
-            default_status=stopped,
+            default_status=status,
             description="Every day at 00:30 UTC: yesterday's history, and the listings.",
         ),
         ScheduleDefinition(
@@ -108,7 +109,7 @@ def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
             job=maintenance_job,
             cron_schedule="40 3 * * 0",
             execution_timezone="UTC",
-            default_status=stopped,
+            default_status=status,
             description="Every Sunday: compaction, snapshot expiry, orphan files.",
         ),
     ]

@@ -35,16 +35,17 @@ class DagsterDev:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  loopback
             return json.load(answer)["data"]
 
-    def runs(self) -> list[dict[str, str]]:
-        """Return the newest runs, newest first."""
-        query = "{ runsOrError(limit: 20) { ... on Runs { results { runId status } } } }"
-        return self.graphql(query)["runsOrError"]["results"]
+    def runs(self, job: str | None = None) -> list[dict[str, str]]:
+        """Return the newest runs, newest first; of one job, where it is named."""
+        query = "{ runsOrError(limit: 20) { ... on Runs { results { runId status jobName } } } }"
+        runs = self.graphql(query)["runsOrError"]["results"]
+        return [run for run in runs if job in (None, run["jobName"])]
 
-    def wait_for_runs(self, timeout: float) -> list[dict[str, str]]:
+    def wait_for_runs(self, timeout: float, job: str | None = None) -> list[dict[str, str]]:
         """Wait until there are runs and all of them have ended; returns them."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            runs = self.runs()
+            runs = self.runs(job)
             if runs and all(r["status"] in ("SUCCESS", "FAILURE", "CANCELED") for r in runs):
                 return runs
             time.sleep(2)

@@ -42,7 +42,7 @@ def test_files_that_others_put_into_minio_reach_trinos_views(
         text = DROPPED.format(coin=coin, price=price)
         lake.store.put(f"inbox/{coin}.csv", text.encode())
     assert {coin: price_of(lake, coin, timeout=600) for coin in coins} == coins
-    assert {run["status"] for run in dev.wait_for_runs(timeout=600)} == {"SUCCESS"}
+    assert {run["status"] for run in dev.wait_for_runs(600, "inbox_job")} == {"SUCCESS"}
     assert list(lake.store.list("inbox")) == []
     rows = lake.engine().query(
         "SELECT coin_id, count(*) FROM warehouse.daily_prices WHERE coin_id LIKE 'dropcoin-%'"
@@ -52,7 +52,7 @@ def test_files_that_others_put_into_minio_reach_trinos_views(
 
 
 def test_the_run_and_its_output_show_in_dagster(dev: DagsterDev, page: Page) -> None:
-    run = dev.wait_for_runs(timeout=600)[0]
+    run = dev.wait_for_runs(600, "inbox_job")[0]
     page.goto(f"{dev.url}/runs/{run['runId']}", wait_until="domcontentloaded")
     page.get_by_text("Success", exact=True).first.wait_for()
     page.wait_for_timeout(5000)

@@ -1,7 +1,7 @@
--- The last materialization of each asset: when, by which run, and how many rows there were.
+-- The last materialization of each asset beside what its table holds now: when, by which run, rows.
 --
--- Read from Dagster's own database, which keeps one last materialization an asset for both lakes:
--- `origin` says which lake it was for. Assets that were never materialized are not in it.
+-- Dagster's own database, which keeps one last materialization an asset for both lakes (`origin` says
+-- which it was for), joined with this lake's tables. Assets never materialized are not in it.
 --
 -- order: materialized_at desc, asset
 WITH materializations AS (
@@ -39,7 +39,11 @@ SELECT
             '$.entry_data.value'
         ) AS bigint
     ) AS row_count, -- rows then, where the asset counts them
+    d.row_count AS rows_now, -- rows that this lake's table holds now; null for what is no table
+    d.newest_day, -- day of the newest data in it, UTC
     coalesce(o.origin, 'unknown') AS origin, -- the lake that it was for: live, recorded, or unknown
     m.last_run_id AS run_id -- the run that did it
 FROM materializations AS m
 LEFT JOIN origins AS o ON m.last_run_id = o.run_id
+LEFT JOIN analytics.data_freshness AS d
+    ON m.asset_key = concat('["warehouse", "', d.table_name, '"]')
