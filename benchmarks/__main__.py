@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks.report import save, show
 
 EMBEDDED = ("load", "sensor", "peer", "increment", "lineage")
-NAMES = (*EMBEDDED, "minio")
+NAMES = (*EMBEDDED, "minio", "trino")
 """The others need servers, which `dp stack up` installs: they run when named."""
 
 

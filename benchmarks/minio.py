@@ -1,7 +1,8 @@
 """What MinIO costs: a sensor's tick beside 100,000 objects, and landing raw files in it.
 
-The tick is that of `benchmarks.sensor`, over buckets instead of folders. Landing writes bodies,
-marker and manifest of one slot a file, as a fetch does; `mc cp` copies the same bytes.
+The tick is that of `benchmarks.sensor`, over buckets instead of folders. Landing takes answers from
+memory as a fetch takes them from the API, and writes the bodies, a marker and a manifest of each
+slot; `mc cp` copies the same bytes.
 """
 
 import gzip
@@ -9,21 +10,27 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+
+from dagster import DagsterInstance
 
 from benchmarks import sensor
 from benchmarks.report import Comparison, Result
 from benchmarks.simulated_lake import workspace
 from benchmarks.simulation import utc
-from dataplatform.lake.landing import write_body
-from dataplatform.lake.manifest import Manifest, RawFile, RawZone, Slot, sha256
+from dataplatform.lake.api_client import Response
+from dataplatform.lake.landing import Scope, land
+from dataplatform.lake.manifest import RawZone, Slot
 from dataplatform.lake.object_store import ObjectStore, open_bucket
 from dataplatform.lake.s3 import S3Access, s3_client
+from dataplatform.raw.coingecko.ohlc import endpoint as ohlc
 from dataplatform.resources.lake import LakeResource
+from dataplatform.sensors import inbox_tick
 from dataplatform_tests.minio.servers import ROOT, SECRET, minio
 from dataplatform_tests.servers import mc_program
 
@@ -49,14 +56,15 @@ class BucketLake(LakeResource):
 
 def run(*, quick: bool) -> Result:
     """Tick over a small and a large bucket, then land and copy the same files in turn."""
-    objects, ticks, files, rounds = (3_000, 3, 100, 2) if quick else (100_000, 15, 1_000, 5)
-    with workspace("minio") as folder, minio(folder / "server") as access:
+    objects, ticks, files, rounds = (3_000, 3, 100, 2) if quick else (100_000, 25, 1_000, 5)
+    with workspace("minio") as folder, minio(folder / "server", "default") as access:
         lakes = {
             "100 objects": _filled(folder / "small", access, "small", 100),
             f"{objects:,} objects": _filled(folder / "large", access, "large", objects),
         }
         idle, arrived = sensor.measure_ticks(lakes, ticks)
-        landed, copied = _ingest(folder / "files", access, files, rounds)
+        inbox = _inbox_ticks(lakes, ticks)
+        together, apart, copied = _ingest(folder / "files", access, files, rounds)
     small, large = lakes
     return Result(
         "minio",
@@ -71,16 +79,26 @@ def run(*, quick: bool) -> Result:
                 2.0,
             ),
             Comparison(
-                f"{files} raw files",
-                "files/s",
-                ("landed", landed),
-                ("mc cp", copied),
-                more_is_better=True,
+                "inbox tick, nothing there",
+                "ms",
+                (large, inbox[large]),
+                (small, inbox[small]),
+                2.0,
+            ),
+            *(
+                Comparison(
+                    f"{files} raw files, {what}",
+                    "files/s",
+                    ("landed", landed),
+                    ("mc cp", copied),
+                    more_is_better=True,
+                )
+                for what, landed in (("one slot", together), ("a slot each", apart))
             ),
         ),
         (
-            "Landing compresses, hashes and writes three objects a file, one after the other.",
-            "mc cp writes one object a file, several at a time.",
+            "Landing parses, hashes and compresses each body; mc copies what is compressed already.",
+            "A slot is its bodies, several at a time, then a marker, then a manifest.",
         ),
     )
 
@@ -98,7 +116,7 @@ def _filled(home: Path, access: S3Access, bucket: str, objects: int) -> LakeReso
 
 
 def _put_all(store: ObjectStore, bodies: Iterable[tuple[str, bytes]]) -> None:
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(lambda entry: store.put(*entry), bodies):
             pass
 
@@ -108,41 +126,69 @@ def _bucket(access: S3Access, name: str) -> ObjectStore:
     return open_bucket(access, name)
 
 
+def _inbox_ticks(lakes: Mapping[str, LakeResource], ticks: int) -> dict[str, list[float]]:
+    """Return milliseconds a tick of the inbox sensor by store, with nothing in the inbox."""
+    spent: dict[str, list[float]] = {label: [] for label in lakes}
+    with DagsterInstance.ephemeral() as instance:
+        for _ in range(ticks):
+            for label, lake in lakes.items():
+                tick = partial(inbox_tick, lake, instance, datetime.now(UTC))
+                spent[label].append(_seconds(tick) * 1000)
+    return spent
+
+
 def _ingest(
     folder: Path, access: S3Access, files: int, rounds: int
-) -> tuple[list[float], list[float]]:
-    """Return files a second, landed and copied, measured in turn."""
+) -> tuple[list[float], list[float], list[float]]:
+    """Return files a second landed in one slot, landed in a slot each, and copied, in turn."""
     bodies = _bodies(folder, files)
-    landed, copied = [], []
+    together, apart, copied = [], [], []
     for turn in range(rounds):
-        zone = RawZone(_bucket(access, f"landed-{turn}"))
-        landed.append(files / _seconds(lambda zone=zone: _land(zone, bodies)))
+        zone = RawZone(_bucket(access, f"together-{turn}"))
+        together.append(files / _seconds(partial(_land, zone, bodies)))
+        zone = RawZone(_bucket(access, f"apart-{turn}"))
+        apart.append(files / _seconds(partial(_land_each, zone, bodies)))
         _bucket(access, f"copied-{turn}")
-        copied.append(files / _seconds(lambda turn=turn: _copy(access, folder, f"copied-{turn}")))
-    return landed, copied
+        copied.append(files / _seconds(partial(_copy, access, folder, f"copied-{turn}")))
+    return together, apart, copied
 
 
-def _bodies(folder: Path, files: int) -> list[bytes]:
-    """Return bodies of 50 KB, and write what is stored of each into `folder`."""
+def _bodies(folder: Path, files: int) -> dict[str, bytes]:
+    """Return bodies of 50 KB by the coin asked for; write what is stored of each to `folder`."""
     folder.mkdir()
     source = random.Random(0)
-    bodies = [
-        b"[%s]" % b",".join(b"%.9f" % source.random() for _ in range(4_000)) for _ in range(files)
-    ]
-    for number, body in enumerate(bodies):
-        (folder / f"{number:06d}.json.gz").write_bytes(gzip.compress(body, 6, mtime=0))
+    bodies = {
+        f"coin-{number:06d}": b"[%s]" % b",".join(b"%.9f" % source.random() for _ in range(4_000))
+        for number in range(files)
+    }
+    for coin, body in bodies.items():
+        (folder / f"{coin}.json.gz").write_bytes(gzip.compress(body, 6, mtime=0))
     return bodies
 
 
-def _land(zone: RawZone, bodies: list[bytes]) -> None:
-    now = datetime.now(UTC)
-    for number, body in enumerate(bodies):
-        slot = Slot(source="coingecko", endpoint="global", day=now.date(), name=f"T{number:06d}")
-        key, size = write_body(zone, slot, "body", "json", body)
-        file = RawFile(key=key, request="simulated", sha256=sha256(body), size=size, fetched_at=now)
-        zone.commit(
-            Manifest(slot=slot, origin="live", tier="simulated", fetched_at=now, files=(file,)), now
-        )
+@dataclass(frozen=True)
+class _Memory:
+    """An API that answers at once."""
+
+    bodies: Mapping[str, bytes]
+
+    def fetch(self, path: str, params: Mapping[str, str] | None = None) -> Response:
+        del params
+        coin = path.split("/")[2]
+        return Response(self.bodies[coin], 200, {}, path, datetime.now(UTC))
+
+
+def _land(zone: RawZone, bodies: Mapping[str, bytes], name: str = "D") -> None:
+    """Land one slot."""
+    slot = Slot(source=ohlc.source, endpoint=ohlc.name, day=START.date(), name=name)
+    scope = Scope(coins=tuple(bodies))
+    land(zone, ohlc, _Memory(bodies), slot, tier="simulated", scope=scope, listener=str)
+
+
+def _land_each(zone: RawZone, bodies: Mapping[str, bytes]) -> None:
+    """Land a slot a body, one after the other."""
+    for coin, body in bodies.items():
+        _land(zone, {coin: body}, coin)
 
 
 def _copy(access: S3Access, folder: Path, bucket: str) -> None:
@@ -152,7 +198,7 @@ def _copy(access: S3Access, folder: Path, bucket: str) -> None:
     subprocess.run(command, env=variables, check=True, capture_output=True)
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -128,17 +128,19 @@ def _as_json(result: Result) -> dict[str, object]:
 
 
 def _plot(result: Result, path: Path) -> None:
-    """Draw one panel a comparison: bars are medians, dots the single measurements."""
+    """Draw a panel a comparison, six in a row: bars are medians, dots the single measurements."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    count = len(result.comparisons)
-    figure = Figure(figsize=(3.6 * count + 0.6, 4.0), layout="constrained")
+    columns = min(6, len(result.comparisons))
+    rows = -(-len(result.comparisons) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.6, 4.0 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(result.title, fontsize=10)
-    for axes, one in zip(
-        figure.subplots(1, count, squeeze=False)[0], result.comparisons, strict=True
-    ):
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for unused in panels[len(result.comparisons) :]:
+        unused.set_axis_off()
+    for axes, one in zip(panels, result.comparisons, strict=False):
         for x, (label, samples), colour in (
             (0, one.baseline, "#9aa5b1"),
             (1, one.subject, "#2f6f9f"),

@@ -1,7 +1,7 @@
 """A lake of simulated data, its engine, and one build of it as a program of its own."""
 
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from dataplatform.lake.plan import Lake
 from dataplatform.lake.spark import lake_session, local_conf, prepare_environment
 from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
+from dataplatform.versions import SPARK_JARS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 WORK = Path(".dataplatform/benchmarks")
 
 
-def start_spark(memory: str = "2g") -> "SparkSession":
-    """Start the JVM with the settings of the local profile."""
+def start_spark(memory: str = "2g", jars: Mapping[str, str] = SPARK_JARS) -> "SparkSession":
+    """Start the JVM with the settings of the local profile, and the jars that the lake needs."""
     prepare_environment()
     from pyspark.sql import SparkSession
 
-    return SparkSession.builder.config(map={**local_conf(memory)}).getOrCreate()
+    return SparkSession.builder.config(map={**local_conf(memory, jars)}).getOrCreate()
 
 
 class SimulatedLake:

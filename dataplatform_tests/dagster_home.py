@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +32,21 @@ class DagsterHome:
 
     def materialize(self, select: str = "*", **options: str) -> subprocess.CompletedProcess[str]:
         """Run `dagster asset materialize`; `options` are further ones, such as `partition`."""
+        command = ["asset", "materialize", "--select", select]
+        for name, value in options.items():
+            command += [f"--{name.replace('_', '-')}", value]
+        return self._dagster(command)
+
+    def execute(self, job: str) -> subprocess.CompletedProcess[str]:
+        """Run `dagster job execute`."""
+        return self._dagster(["job", "execute", "-j", job])
+
+    def _dagster(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         home = self.configured or self._own_home()
         own = {k: v for k, v in os.environ.items() if not k.startswith("DATAPLATFORM_")}
         named = {"DAGSTER_HOME": str(home), "DATAPLATFORM_HOME": str(self.lake)}
-        command = [sys.executable, "-m", "dagster", "asset", "materialize", "--select", select]
-        command += ["-m", "dataplatform.definitions"]
-        for name, value in options.items():
-            command += [f"--{name.replace('_', '-')}", value]
         done = subprocess.run(
-            command,
+            [sys.executable, "-m", "dagster", *command, "-m", "dataplatform.definitions"],
             check=False,
             # Not the repository's folder: a developer's `.env` lies there.
             cwd=self.root,

@@ -10,8 +10,10 @@ import gzip
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
@@ -30,6 +32,8 @@ CHUNK_DAYS: Final = 90
 """CoinGecko answers ranges up to 90 days hour by hour, longer ones day by day."""
 MOST_PAGES: Final = 1000
 """Twelve times what /coins/markets has; more is an API that ignores `page`."""
+WRITERS: Final = 4
+"""How many bodies of a slot are written at a time, while the next is fetched."""
 
 
 class Answer(Protocol):
@@ -101,6 +105,8 @@ class Progress:
 
 
 Listener = Callable[[Progress], object]
+Put = Callable[[str, bytes], object]
+"""Writes an object, or begins to: `ObjectStore.put`, or what waits for it before the manifest."""
 
 
 @dataclass(frozen=True)
@@ -194,12 +200,12 @@ def commit(zone: RawZone, manifest: Manifest) -> Landing:
     return Landing(standing, fetched=first)
 
 
-def write_body(zone: RawZone, slot: Slot, stem: str, suffix: str, body: bytes) -> tuple[str, int]:
+def write_body(put: Put, slot: Slot, stem: str, suffix: str, body: bytes) -> tuple[str, int]:
     """Write a body, compressed, under a name that holds its digest; return key and stored size."""
     key = f"{slot.folder}/{visible(stem)}.{sha256(body)[:12]}.{suffix}.gz"
     # mtime=0: the same body gives the same bytes.
     packed = gzip.compress(body, compresslevel=6, mtime=0)
-    zone.store.put(key, packed)
+    put(key, packed)
     return key, len(packed)
 
 
@@ -209,7 +215,7 @@ def visible(name: str) -> str:
 
 
 def raw_file(
-    zone: RawZone,
+    put: Put,
     endpoint: Endpoint,
     slot: Slot,
     stem: str,
@@ -218,7 +224,7 @@ def raw_file(
 ) -> tuple[RawFile, set[str]]:
     """Write one answer's body; return its entry in the manifest, and fields nobody declared."""
     count, unknown = records_in(endpoint, orjson.loads(answer.body))
-    key, size = write_body(zone, slot, stem, "json", answer.body)
+    key, size = write_body(put, slot, stem, "json", answer.body)
     file = RawFile(
         key=key,
         request=answer.request,
@@ -277,12 +283,19 @@ class _Fetch:
         self._zone, self._endpoint, self._source = zone, endpoint, source
         self._slot, self._scope, self._listener = slot, scope, listener
         self._started = time.monotonic()
+        self._writing: deque[Future[None]] = deque()
         self.files: list[RawFile] = []
         self.missing: list[str] = []
         self.unknown: set[str] = set()
         self.complete = True
 
     def run(self) -> None:
+        """Fetch one answer after the other; return when all bodies are written."""
+        with ThreadPoolExecutor(WRITERS) as self._writers:
+            self._fetch()
+            self._await_writes(0)
+
+    def _fetch(self) -> None:
         if self._endpoint.page_size is not None:
             self._fetch_pages(self._endpoint.page_size)
         else:
@@ -330,11 +343,21 @@ class _Fetch:
     def _land(self, request: _Request) -> RawFile:
         answer = self._source.fetch(request.path, request.query)
         file, unknown = raw_file(
-            self._zone, self._endpoint, self._slot, request.name, request.params, answer
+            self._put, self._endpoint, self._slot, request.name, request.params, answer
         )
         self.unknown |= unknown
         self.files.append(file)
         return file
+
+    def _put(self, key: str, packed: bytes) -> None:
+        # A store that fails or is slow is noticed a few answers later, not after the last.
+        self._await_writes(WRITERS - 1)
+        self._writing.append(self._writers.submit(self._zone.store.put, key, packed))
+
+    def _await_writes(self, most: int) -> None:
+        """Wait until at most so many bodies are being written; raises what writing one raised."""
+        while len(self._writing) > most:
+            self._writing.popleft().result()
 
     def _planned(self) -> Iterator[_Request]:
         path, query = self._endpoint.path, self._query()

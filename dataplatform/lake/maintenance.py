@@ -163,7 +163,9 @@ class Maintenance:
             f"retain_last => {self.retention.last}",
         )
         older = f"older_than => {_timestamp(now - self.retention.orphans)}"
-        orphans = self._call("remove_orphan_files", name, older)
+        # Listed by the catalog's own S3 client: Spark's file system does not know `s3://`.
+        by_prefix = "prefix_listing => true"
+        orphans = self._call("remove_orphan_files", name, older, by_prefix)
         counts = {
             key.removeprefix("deleted_").removesuffix("_count"): int(count or 0)
             for key, count in expired[0].items()

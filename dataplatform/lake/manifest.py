@@ -208,19 +208,20 @@ class RawZone:
         return wanted and self.store.exists(slot.manifest_key)
 
     def _markers(self, cursor: Cursor) -> Iterator[Arrival]:
-        """Yield unseen markers, oldest first, opening one day's folder after the other."""
+        """Yield unseen markers, oldest first, as far as they are asked for."""
         for folder in self._days(cursor):
-            listed = self.store.list(folder, cursor.after or None)
-            for marker in sorted(stored.key for stored in listed):
-                if marker not in cursor.seen:
-                    yield Arrival.parse(marker)
+            for stored in self.store.list(folder, cursor.after or None):
+                if stored.key not in cursor.seen:
+                    yield Arrival.parse(stored.key)
 
     def _days(self, cursor: Cursor) -> Sequence[str]:
-        """Return the log's day folders from the cursor on.
+        """Return the folders to list: on S3 the log, else its day folders from the cursor on.
 
-        A recent cursor's are named without asking the store, whose answer grows with the log's age:
+        S3 lists the whole log from the cursor on as fast as one day of it, and in order. A recent cursor's are named without asking the store, whose answer grows with the log's age:
         7 ms for 400 days in a local folder. Tomorrow's is for writers whose clock is ahead.
         """
+        if self.store.lists_from_key:
+            return [ARRIVALS]
         today = datetime.now(UTC).date()
         if cursor.after:
             first = _marker_day(cursor.after)

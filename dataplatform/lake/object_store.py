@@ -75,6 +75,11 @@ class ObjectStore:
         """Whether another program's file is listed before it is whole: in a folder it grows."""
         return isinstance(self.backend, LocalStore)
 
+    @property
+    def lists_from_key(self) -> bool:
+        """Whether a list from a key on costs what it gives: a folder is walked whole for it."""
+        return isinstance(self.backend, S3Store)
+
     def uri(self, key: str) -> str:
         """Return the URI under which an engine (Spark, DuckDB) reads `key`."""
         return f"{self.root_uri}/{key}"

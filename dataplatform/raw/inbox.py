@@ -199,7 +199,7 @@ def _store(zone: RawZone, claim: Claim, name: str, body: bytes, contents: Conten
         zone.store.put(key, body)
     else:
         suffix = path.suffix.removeprefix(".") or "bin"
-        key, size = write_body(zone, claim.slot, path.stem, suffix, body)
+        key, size = write_body(zone.store.put, claim.slot, path.stem, suffix, body)
     return RawFile(
         key=key,
         format=contents.format,

@@ -80,7 +80,7 @@ def _land(zone: RawZone, endpoint: Endpoint, recording: Recording, slot: Slot) -
         recording.request,
         recording.recorded_at,
     )
-    file, unknown = raw_file(zone, endpoint, slot, "body", recording.params, answer)
+    file, unknown = raw_file(zone.store.put, endpoint, slot, "body", recording.params, answer)
     manifest = Manifest(
         slot=slot,
         origin="recorded",

@@ -54,7 +54,7 @@ def land_chart(lake: TinyLake, name: str, moments: list[float]) -> None:
     chart = {"prices": points, "market_caps": points, "total_volumes": points}
     body = json.dumps(chart).encode()
     slot = Slot(source="coingecko", endpoint="market_chart", day=fetched.date(), name=name)
-    key, size = write_body(lake.zone, slot, "bitcoin", "json", body)
+    key, size = write_body(lake.zone.store.put, slot, "bitcoin", "json", body)
     file = RawFile(
         key=key,
         request="/c",
@@ -115,7 +115,7 @@ def late(lake: TinyLake, coin: str) -> Callable[[], bool]:
     fetched = at("2025-01-02T00:00:00")
     body = json.dumps([quote(coin, "2025-01-01", 2)]).encode()
     slot = Slot(source="test", endpoint="quotes", day=fetched.date(), name=coin)
-    key, size = write_body(lake.zone, slot, "body", "json", body)
+    key, size = write_body(lake.zone.store.put, slot, "body", "json", body)
     file = RawFile(key=key, request="/quotes", sha256=sha256(body), size=size, fetched_at=fetched)
     manifest = Manifest(slot=slot, origin="live", tier="demo", fetched_at=fetched, files=(file,))
     lake.zone.store.put(marker_key(slot, datetime.now(UTC)), b"")

@@ -113,7 +113,7 @@ class TinyLake:
         body = records if isinstance(records, bytes) else json.dumps(records).encode()
         fetched = at(fetched_at)
         slot = Slot(source="test", endpoint=endpoint, day=fetched.date(), name=f"{fetched:%H%M%S}")
-        key, size = write_body(self.zone, slot, "body", "json", body)
+        key, size = write_body(self.zone.store.put, slot, "body", "json", body)
         self._commit(slot, fetched, key, size, body)
         return key
 

@@ -1,7 +1,8 @@
 """The arrivals log: whatever is committed is read once, whenever its marker and manifest appear."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataplatform.lake.manifest import (
+    ARRIVALS,
     OVERLAP,
     Arrival,
     Cursor,
@@ -20,7 +22,9 @@ from dataplatform.lake.manifest import (
     advance,
     marker_key,
 )
-from dataplatform.lake.object_store import open_folder
+from dataplatform.lake.object_store import ObjectStore, StoredObject, open_bucket, open_folder
+from dataplatform.lake.s3 import S3Access
+from dataplatform_tests.minio.conftest import new_bucket
 
 T0 = datetime(2026, 11, 20, 23, 50, tzinfo=UTC)
 
@@ -168,3 +172,30 @@ def test_a_limited_reader_gets_the_oldest_first_and_all_in_the_end(zone: RawZone
         taken += [arrival.slot for arrival in found]
         cursor = advance(cursor, found, at(600))
     assert taken == [slot(number) for number in range(7)]
+
+
+@dataclass(frozen=True)
+class Counted(ObjectStore):
+    """A store that counts the lists that it is asked for."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def list(self, prefix: str, start_after: str | None = None) -> Iterator[StoredObject]:
+        self.asked.append(prefix)
+        return super().list(prefix, start_after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        self.asked.append(prefix)
+        return super().folders(prefix)
+
+
+@pytest.mark.stack
+def test_a_look_is_one_list_on_s3_however_old_the_cursor(minio_server: S3Access) -> None:
+    store = Counted(open_bucket(minio_server, new_bucket(minio_server)).backend, "")
+    zone = RawZone(store)
+    for number in range(4):
+        zone.commit(manifest(slot(number)), at(24 * 60 * number))
+    cursor = advance(Cursor(), zone.arrivals(Cursor(), limit=1), at(60))
+    store.asked.clear()
+    assert [a.slot for a in zone.arrivals(cursor)] == [slot(number) for number in (1, 2, 3)]
+    assert store.asked == [ARRIVALS]

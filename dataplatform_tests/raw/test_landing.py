@@ -1,7 +1,8 @@
 import gzip
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +13,17 @@ from dataplatform.lake import landing
 from dataplatform.lake.api_client import ApiClient, Response
 from dataplatform.lake.api_errors import NotFoundError, PermanentApiError, TransientApiError
 from dataplatform.lake.endpoint import Endpoint, Field
-from dataplatform.lake.landing import Landing, Progress, Scope, land, plan_slot, records_in
-from dataplatform.lake.manifest import Cursor, RawZone, sha256
-from dataplatform.lake.object_store import open_folder
+from dataplatform.lake.landing import (
+    WRITERS,
+    Landing,
+    Progress,
+    Scope,
+    land,
+    plan_slot,
+    records_in,
+)
+from dataplatform.lake.manifest import ARRIVALS, Cursor, RawZone, sha256
+from dataplatform.lake.object_store import ObjectStore, open_folder
 from dataplatform.raw.coingecko.coins_list import endpoint as coins_list
 from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
 from dataplatform.raw.coingecko.exchanges import endpoint as exchanges
@@ -329,3 +338,57 @@ def test_progress_says_how_many_and_how_long(zone: RawZone, client: ApiClient) -
     assert [(p.done, p.total) for p in told] == [(1, 3), (2, 3), (3, 3)]
     assert told[-1].eta == 0
     assert str(told[0]).startswith("coins_markets: 1 of 3, about")
+
+
+@dataclass(frozen=True)
+class Watched(ObjectStore):
+    """A store that is slow to write bodies, and knows what it wrote, in which order."""
+
+    refused: str = "none"
+    written: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    most: list[int] = field(default_factory=list)
+
+    def put(self, key: str, body: bytes) -> None:
+        if self.refused in key:
+            raise PermissionError(key)
+        self.begun.append(key)
+        self.most.append(len(self.begun) - len(self.written))
+        if not key.startswith(ARRIVALS):
+            time.sleep(0.05)
+        super().put(key, body)
+        self.written.append(key)
+
+    def put_if_absent(self, key: str, body: bytes) -> bool:
+        self.written.append(key)
+        return super().put_if_absent(key, body)
+
+
+class AtOnce:
+    """An API that answers at once."""
+
+    def fetch(self, path: str, params: Mapping[str, str] | None = None) -> Response:
+        return Response(b"[]", 200, {}, path, NOW)
+
+
+def test_marker_and_manifest_wait_for_the_last_body(folder_zone: RawZone) -> None:
+    store = Watched(folder_zone.store.backend, "")
+    scope = Scope(coins=tuple(f"coin-{number}" for number in range(9)))
+    slot = plan_slot(ohlc, NOW)
+    result = land(RawZone(store), ohlc, AtOnce(), slot, tier="x", scope=scope, listener=str)
+    *first, marker, manifest = store.written
+    assert sorted(first) == [file.key for file in result.manifest.files]
+    assert len(first) == 9
+    assert marker.startswith(ARRIVALS)
+    assert manifest == result.manifest.key
+    assert 1 < max(store.most) <= WRITERS
+
+
+def test_a_body_that_is_refused_ends_the_fetch_and_commits_nothing(
+    folder_zone: RawZone, client: ApiClient, server: CoinGeckoServer
+) -> None:
+    store = Watched(folder_zone.store.backend, "", refused="page-0002")
+    with pytest.raises(PermissionError):
+        landed(RawZone(store), client, replace(coins_markets, page_size=1))
+    assert folder_zone.arrivals(Cursor()) == []
+    assert len(server.seen) <= 2 + WRITERS
