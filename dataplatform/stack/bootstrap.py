@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from dataplatform.addresses import in_database
 from dataplatform.lake.buckets import BUCKETS, ensure_bucket
 from dataplatform.lake.minio_admin import POLICIES, MinIOAdmin
 from dataplatform.lake.s3 import S3Access
@@ -196,7 +197,7 @@ def bootstrap_postgres(plan: Plan) -> None:
 def administered(server: PostgresServer, database: str) -> "Generator[Cursor]":
     """Open a database as the superuser; each statement is its own transaction."""
     login = server.superuser()
-    inside = replace(server, address=f"{server.address.rstrip('/')}/{database}")
+    inside = replace(server, address=in_database(server.address, database))
     with closing(inside.connect(login["username"], login["password"])) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

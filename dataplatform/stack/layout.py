@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dataplatform.addresses import CatalogAddress, PostgresAddress, ServerAddress
 
 HOST: Final = "127.0.0.1"
 REGION: Final = "us-east-1"
@@ -49,20 +51,21 @@ class StackError(Exception):
 class Given(BaseSettings):
     """The addresses and credentials that the user set; what is set, the stack doesn't start."""
 
-    model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore", hide_input_in_errors=True
+    )
 
-    vault_addr: str | None = None
+    vault_addr: ServerAddress | None = None
     vault_auth: str = "approle"
     vault_role_id: str | None = None
     vault_credential_file: Path | None = None
     vault_rotation_credential_file: Path | None = None
     vault_ca_file: Path | None = None
-    # A user and a password may stand in it.
-    postgres_url: Annotated[str | None, Field(repr=False)] = None
-    s3_endpoint: str | None = None
+    postgres_url: PostgresAddress | None = None
+    s3_endpoint: ServerAddress | None = None
     s3_region: str = REGION
-    catalog_uri: str | None = None
-    trino_url: str | None = None
+    catalog_uri: CatalogAddress | None = None
+    trino_url: ServerAddress | None = None
 
     def address(self, server: str) -> str | None:
         """Return the address that the user set for this server."""
