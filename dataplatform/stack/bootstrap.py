@@ -4,9 +4,7 @@ Every step looks first and changes only what is missing, so a second start chang
 layout and the making of secrets are those of `dataplatform.vault`; this module adds the order.
 """
 
-import base64
 import os
-import secrets
 import shutil
 import subprocess
 from collections.abc import Generator, Iterable
@@ -114,16 +112,7 @@ def bootstrap_vault(layout: Layout, plan: Plan) -> None:
 def vault_layout(server: PostgresServer | None = None) -> VaultLayout:
     """Return what stands in our Vault: the platform's layout, and the role of MinIO's starter."""
     declared = platform_layout(server.for_vault() if server else None)
-    return replace(
-        declared,
-        objects=(*declared.objects, *_MINIO_STARTER),
-        initial={**declared.initial, "minio/kms": _new_minio_key},
-    )
-
-
-def _new_minio_key() -> dict[str, str]:
-    """Return a key by which MinIO encrypts its users' keys: without one they lie in clear text."""
-    return {"key": f"stack:{base64.b64encode(secrets.token_bytes(32)).decode()}"}
+    return replace(declared, objects=(*declared.objects, *_MINIO_STARTER))
 
 
 def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:

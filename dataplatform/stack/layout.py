@@ -206,9 +206,12 @@ def vault_logins(layout: Layout, given: Given) -> dict[str, VaultLogin]:
 
     In the user's own Vault the role `rotation` does it all: it reads what servers are started with,
     and may write the first secrets of their users.
+
+    Raises:
+        StackError: no file holds that role's credential.
     """
     if given.vault_addr:
-        file = given.vault_rotation_credential_file or given.vault_credential_file
+        file = _credential_file(given)
         own = VaultLogin(method=given.vault_auth, role="rotation", credential_file=file)
         return dict.fromkeys(("setup", *_STARTERS), own)
     setup = VaultLogin(method="token", role=None, credential_file=layout.root_token)
@@ -217,6 +220,18 @@ def vault_logins(layout: Layout, given: Given) -> dict[str, VaultLogin]:
         for role in _STARTERS
     }
     return {"setup": setup, **starters}
+
+
+def _credential_file(given: Given) -> Path | None:
+    """Return the file by which starters log in to the user's own Vault, wherever they are started."""
+    file = given.vault_rotation_credential_file or given.vault_credential_file
+    if file is None and given.vault_auth != "kubernetes":
+        raise StackError(
+            "Servers log in to your Vault by a file, also when they are started again, and none is"
+            " named; a variable would not reach them. Remedy: put the credential of the role rotation"
+            " into a file of mode 0600, named by DATAPLATFORM_VAULT_ROTATION_CREDENTIAL_FILE."
+        )
+    return file.resolve() if file else None
 
 
 _STARTERS: Final = ("minio", "catalog", "trino")

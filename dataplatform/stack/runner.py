@@ -138,7 +138,7 @@ class Stack:
             given=addresses,
             region=given.s3_region,
             logins=vault_logins(self.layout, given),
-            vault_ca_file=given.vault_ca_file,
+            vault_ca_file=given.vault_ca_file and given.vault_ca_file.resolve(),
         )
 
     def _install(self, plan: Plan, progress: Progress) -> None:

@@ -9,7 +9,17 @@ from typer.testing import CliRunner
 from dataplatform.cli import app
 from dataplatform.lake.maven import Artifact
 from dataplatform.stack import install
-from dataplatform.stack.layout import DEFAULT_PORTS, Given, Layout, Plan, choose_ports
+from dataplatform.stack.layout import (
+    DEFAULT_PORTS,
+    Given,
+    Layout,
+    Plan,
+    StackError,
+    choose_ports,
+    vault_logins,
+)
+from dataplatform.vault.client import MOUNT
+from dataplatform.vault.layout import platform_layout, policy
 from dataplatform.versions import (
     GO_VERSION,
     OPENBAO_VERSION,
@@ -55,6 +65,23 @@ def test_addresses_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DATAPLATFORM_S3_ENDPOINT", "http://minio.example.org:9000")
     assert Given().address("minio") == "http://minio.example.org:9000"
     assert Given().address("vault") is None
+
+
+def test_starters_log_in_to_the_users_vault_by_a_file_wherever_they_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_VAULT_CREDENTIAL", "secret-id")
+    vault, layout = "https://vault.example.org", Layout(tmp_path)
+    with pytest.raises(StackError, match="DATAPLATFORM_VAULT_ROTATION_CREDENTIAL_FILE"):
+        vault_logins(layout, Given(vault_addr=vault))
+    given = Given(vault_addr=vault, vault_rotation_credential_file=Path("rotation-secret-id"))
+    files = {login.credential_file for login in vault_logins(layout, given).values()}
+    assert files == {Path.cwd() / "rotation-secret-id"}
+
+
+def test_what_minio_is_started_with_is_in_any_vault_of_the_platform() -> None:
+    assert {"minio/root", "minio/kms"} <= set(platform_layout().initial)
+    assert f'path "{MOUNT}/data/minio/kms"' in policy("rotation")
 
 
 @pytest.mark.parametrize(
