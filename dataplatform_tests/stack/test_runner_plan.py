@@ -1,8 +1,11 @@
 """What the runner decides before it starts anything: ports, paths, versions, addresses."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +21,7 @@ from dataplatform.stack.layout import (
     choose_ports,
     vault_logins,
 )
+from dataplatform.stack.runner import listens
 from dataplatform.vault.client import MOUNT
 from dataplatform.vault.layout import platform_layout, policy
 from dataplatform.versions import (
@@ -122,3 +126,15 @@ def test_logs_of_an_unknown_server_names_those_there_are(
     answer = CliRunner().invoke(app, ["stack", "logs", "mysql"])
     assert answer.exit_code == 1
     assert "vault, postgres, minio, catalog, trino" in answer.stderr
+
+
+def test_only_who_holds_the_port_is_taken_for_the_server() -> None:
+    code = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        port = int(child.stdout.readline())
+        assert listens(psutil.Process(child.pid), port)
+        assert listens(psutil.Process(), port)  # Its parent is as good.
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            assert not listens(psutil.Process(other.pid), port)
+        child.kill()
