@@ -16,6 +16,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from dataplatform.addresses import CatalogAddress, PostgresAddress, ServerAddress
 from dataplatform.lake.manifest import Origin
 from dataplatform.lake.place import LakePlace, LakeServers, LocalLake, ServerLake
 
@@ -66,7 +67,8 @@ class Settings(BaseSettings):
         trino_user: as whom it is asked; with `password`, the secret says.
         trino_auth: how to sign in: none, password or jwt; the secret is `trino/platform`.
         trino_ca_file: the authority that signed its certificate; unset, the system's.
-        postgres_url: PostgreSQL, without user, password and database.
+        postgres_url: PostgreSQL, without user, password and database; `?sslmode=verify-full` and
+            other options of libpq may follow.
         vault_addr: Vault, which holds the secrets of all profiles but local.
         vault_auth: how to log in to it.
         vault_role_id: the AppRole, the Kubernetes role or the user name to log in as.
@@ -77,7 +79,13 @@ class Settings(BaseSettings):
     On the profile stack, what is unset from `s3_endpoint` on is what `dp stack up` started.
     """
 
-    model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DATAPLATFORM_",
+        env_file=".env",
+        extra="ignore",
+        # A value that is refused may hold a password.
+        hide_input_in_errors=True,
+    )
 
     profile: Profile = "local"
     origin: Origin | None = None
@@ -90,16 +98,16 @@ class Settings(BaseSettings):
     coingecko_base_url: Annotated[str | None, Field(repr=False)] = None
     coingecko_calls_per_minute: Annotated[float, Field(gt=0)] | None = None
     spark_memory: str = "1g"
-    s3_endpoint: str | None = None
+    s3_endpoint: ServerAddress | None = None
     s3_region: str = "us-east-1"
-    catalog_uri: str | None = None
+    catalog_uri: CatalogAddress | None = None
     catalog_auth: CatalogAuth = "none"
-    trino_url: str | None = None
+    trino_url: ServerAddress | None = None
     trino_user: str = "dataplatform"
     trino_auth: TrinoAuth = "none"
     trino_ca_file: Path | None = None
-    postgres_url: str | None = None
-    vault_addr: str | None = None
+    postgres_url: PostgresAddress | None = None
+    vault_addr: ServerAddress | None = None
     vault_auth: VaultAuth = "approle"
     vault_role_id: str | None = None
     vault_credential_file: Path | None = None

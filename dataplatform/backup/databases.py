@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlsplit
 
+from dataplatform.addresses import in_database
 from dataplatform.backup.folder import BackupError
 from dataplatform.backup.manifest import TableState
 from dataplatform.stack.bootstrap import administered, grant_reading, make_database
@@ -56,7 +56,7 @@ class Databases:
         No writer is kept out: a table's row is replaced in one statement, and the files that it
         points to are never changed.
         """
-        inside = replace(self.server, address=f"{self.server.address.rstrip('/')}/catalog")
+        inside = replace(self.server, address=in_database(self.server.address, "catalog"))
         login = self.server.superuser()
         with closing(inside.connect(login["username"], login["password"])) as connection:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
@@ -158,11 +158,7 @@ class Databases:
     def _address(self, database: str, user: str) -> str:
         from psycopg2.extensions import make_dsn
 
-        place = urlsplit(self.server.address)
-        given = dict(parse_qsl(place.query))
-        return make_dsn(
-            **given, host=place.hostname, port=place.port or 5432, dbname=database, user=user
-        )
+        return make_dsn(in_database(self.server.address, database), user=user)
 
 
 def _pointers(cursor: "Cursor") -> tuple[TableState, ...]:

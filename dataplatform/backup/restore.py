@@ -233,4 +233,4 @@ def _connect_database(servers: Servers) -> None:
     vault = servers.vault
     vault.call("leases", lambda client: client.sys.revoke_force("database/creds"))
     vault.call("database", lambda client: client.delete("database/config/postgres"))
-    bootstrap(vault, vault_layout(servers.postgres))
+    bootstrap(vault, vault_layout(servers.postgres, servers.plan.given))

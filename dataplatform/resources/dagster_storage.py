@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -25,8 +24,9 @@ from dagster_postgres.storage import DagsterPostgresStorage
 from sqlalchemy import Engine, event
 from sqlalchemy.dialects import plugins
 from sqlalchemy.engine import CreateEnginePlugin
-from sqlalchemy.engine.url import URL
+from sqlalchemy.engine.url import URL, make_url
 
+from dataplatform.addresses import in_database
 from dataplatform.lake.buckets import LOGS
 from dataplatform.profiles import Settings
 from dataplatform.resources.servers import required
@@ -126,15 +126,17 @@ class VaultPostgresStorage(DagsterPostgresStorage):
     ) -> "VaultPostgresStorage":
         """Make the storage; the tables are made where there are none."""
         del config_value
-        return cls(inst_data=inst_data, postgres_url=_url(required(Settings(), "postgres_url")))
+        return cls(
+            inst_data=inst_data, postgres_url=storage_url(required(Settings(), "postgres_url"))
+        )
 
 
-def _url(address: str) -> str:
-    place = urlsplit(address)
+def storage_url(address: str) -> str:
+    """Return what SQLAlchemy reaches Dagster's database by; the login is added when it connects."""
+    url = make_url(in_database(address, DATABASE))
     # Named, as SQLAlchemy 2.1 takes psycopg 3 where no driver is.
-    return (
-        f"postgresql+psycopg2://{place.hostname}:{place.port or 5432}/{DATABASE}?plugin={_PLUGIN}"
-    )
+    url = url.set(drivername="postgresql+psycopg2").update_query_dict({"plugin": _PLUGIN})
+    return url.render_as_string()
 
 
 def _local_dir() -> str | None:

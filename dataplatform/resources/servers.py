@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
+from dataplatform.addresses import in_database
 from dataplatform.lake.manifest import Origin
 from dataplatform.lake.object_store import S3Access
 from dataplatform.lake.place import LakeServers, NotConfiguredError, ServerLake
@@ -56,12 +56,10 @@ class PlatformServers(LakeServers):
         """Return how Dagster's database is reached."""
         from psycopg2.extensions import make_dsn
 
-        place = urlsplit(required(self._settings, "postgres_url"))
+        address = required(self._settings, "postgres_url")
         login = self._secrets.read("postgres/dagster")
         return make_dsn(
-            host=place.hostname,
-            port=place.port or 5432,
-            dbname="dagster",
+            in_database(address, "dagster"),
             user=login["username"],
             password=login["password"],
             connect_timeout=10,

@@ -4,17 +4,16 @@ Every step looks first and changes only what is missing, so a second start chang
 layout and the making of secrets are those of `dataplatform.vault`; this module adds the order.
 """
 
-import base64
 import os
-import secrets
 import shutil
 import subprocess
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from dataplatform.addresses import in_database
 from dataplatform.lake.buckets import BUCKETS, ensure_bucket
 from dataplatform.lake.minio_admin import POLICIES, MinIOAdmin
 from dataplatform.lake.s3 import S3Access
@@ -104,25 +103,24 @@ def initialise_vault(layout: Layout, address: str) -> None:
 def bootstrap_vault(layout: Layout, plan: Plan) -> None:
     """Bring our Vault to the platform's layout, and issue the secret ids that are missing."""
     with closing(open_vault(plan, "setup")) as vault:
-        bootstrap(vault, vault_layout())
+        bootstrap(vault, vault_layout(given=plan.given))
         for role in APP_ROLES:
             if not layout.secret_id(role).exists():
                 write_private(layout.secret_id(role), issue_secret_id(vault, role))
 
 
-def vault_layout(server: PostgresServer | None = None) -> VaultLayout:
-    """Return what stands in our Vault: the platform's layout, and the role of MinIO's starter."""
+def vault_layout(server: PostgresServer | None = None, given: Collection[str] = ()) -> VaultLayout:
+    """Return what stands in our Vault: the platform's layout, and the role of MinIO's starter.
+
+    Args:
+        server: where Vault makes logins; None, nowhere.
+        given: the servers that have an administrator already: no secret is made for one.
+    """
     declared = platform_layout(server.for_vault() if server else None)
-    return replace(
-        declared,
-        objects=(*declared.objects, *_MINIO_STARTER),
-        initial={**declared.initial, "minio/kms": _new_minio_key},
-    )
-
-
-def _new_minio_key() -> dict[str, str]:
-    """Return a key by which MinIO encrypts its users' keys: without one they lie in clear text."""
-    return {"key": f"stack:{base64.b64encode(secrets.token_bytes(32)).decode()}"}
+    initial = {
+        path: new for path, new in declared.initial.items() if path.split("/")[0] not in given
+    }
+    return replace(declared, objects=(*declared.objects, *_MINIO_STARTER), initial=initial)
 
 
 def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:
@@ -140,6 +138,20 @@ def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:
             consumer.verify(current)
         except RotationError:
             consumer.install(current)
+
+
+def consumers_of(server: str, plan: Plan, vault: VaultClient) -> list[Rotatable]:
+    """Return the platform's users of PostgreSQL or MinIO."""
+    if server == "postgres":
+        return [PostgresLogin(name, _postgres(plan, vault)) for name in POSTGRES_LOGINS]
+    address = plan.address("minio")
+    return [
+        MinioUser(name, address, lambda: vault.read("minio/root").values) for name in MINIO_USERS
+    ]
+
+
+def _postgres(plan: Plan, vault: VaultClient) -> PostgresServer:
+    return PostgresServer(plan.address("postgres"), lambda: vault.read("postgres/superuser").values)
 
 
 # ---- PostgreSQL ----
@@ -177,11 +189,10 @@ def create_cluster(layout: Layout, plan: Plan) -> None:
 def bootstrap_postgres(plan: Plan) -> None:
     """Make the databases, each consumer's group with its first login, and Vault's own role."""
     with closing(open_vault(plan, "setup")) as vault:
-        address = plan.address("postgres")
-        server = PostgresServer(address, lambda: vault.read("postgres/superuser").values)
-        issue_first(vault, [PostgresLogin(name, server) for name in POSTGRES_LOGINS])
+        server = _postgres(plan, vault)
+        issue_first(vault, consumers_of("postgres", plan, vault))
         if "vault" in plan.ours:
-            bootstrap(vault, vault_layout(server))
+            bootstrap(vault, vault_layout(server, plan.given))
         with administered(server, "postgres") as cursor:
             for name in DATABASES:
                 make_database(cursor, name)
@@ -196,7 +207,7 @@ def bootstrap_postgres(plan: Plan) -> None:
 def administered(server: PostgresServer, database: str) -> "Generator[Cursor]":
     """Open a database as the superuser; each statement is its own transaction."""
     login = server.superuser()
-    inside = replace(server, address=f"{server.address.rstrip('/')}/{database}")
+    inside = replace(server, address=in_database(server.address, database))
     with closing(inside.connect(login["username"], login["password"])) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -214,7 +225,8 @@ def make_database(cursor: "Cursor", name: str, owner: str | None = None) -> None
     cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
     if cursor.fetchone() is None:
         cursor.execute(f"CREATE DATABASE {name} OWNER {owner or name}")
-        cursor.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+    # Each time: whoever was killed after the first statement left it open to all.
+    cursor.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
 
 
 def grant_reading(cursor: "Cursor") -> None:
@@ -230,11 +242,19 @@ def bootstrap_minio(plan: Plan) -> None:
     """Make the buckets, each consumer's policy, and its first keys."""
     with closing(open_vault(plan, "setup")) as vault:
         root = vault.read("minio/root").values
-        address = plan.address("minio")
-        access = S3Access(address, plan.region, root["access_key"], root["secret_key"])
+        access = S3Access(
+            plan.address("minio"), plan.region, root["access_key"], root["secret_key"]
+        )
         for bucket in BUCKETS:
             ensure_bucket(access, bucket)
         admin = MinIOAdmin(access)
         for name, document in POLICIES.items():
             admin.ensure_policy(name, document)
-        issue_first(vault, [MinioUser(name, address, lambda: root) for name in MINIO_USERS])
+        issue_first(vault, consumers_of("minio", plan, vault))
+
+
+SET_UP: Final[dict[str, Callable[[Plan], None]]] = {
+    "postgres": bootstrap_postgres,
+    "minio": bootstrap_minio,
+}
+"""How a server is set up, by the secrets in Vault."""

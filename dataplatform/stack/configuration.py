@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from dataplatform.addresses import in_database
 from dataplatform.lake.place import bucket_of
 from dataplatform.lake.s3 import S3Access
 from dataplatform.resources.servers import TRINO_CATALOGS
@@ -108,10 +109,9 @@ def _iceberg(plan: Plan, origin: str) -> Mapping[str, str]:
 
 
 def _postgres_catalog(plan: Plan) -> dict[str, str]:
-    address = plan.address("postgres").removeprefix("postgresql://")
     return {
         "connector.name": "postgresql",
-        "connection-url": f"jdbc:postgresql://{address}/dagster",
+        "connection-url": f"jdbc:{in_database(plan.address('postgres'), 'dagster')}",
         "connection-user": "${ENV:STACK_POSTGRES_USER}",
         "connection-password": "${ENV:STACK_POSTGRES_PASSWORD}",
         # Dagster's columns of time and JSON have types that Trino lacks.

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from dataplatform.addresses import in_database
 from dataplatform.lake.jvm import find_java
 from dataplatform.lake.secrets import SecretError
 from dataplatform.stack.install import catalog_classpath
@@ -28,7 +29,7 @@ Start = tuple[list[str], dict[str, str]]
 
 
 PATIENCE_SECONDS: Final = 60.0
-"""After a start of the machine, all servers start at once, and Vault may be the last to answer."""
+"""Where all servers died at once, all start again at once, and Vault may be the last to answer."""
 
 
 def open_vault(plan: Plan, login: str) -> VaultClient:
@@ -110,9 +111,8 @@ def minio(layout: Layout, plan: Plan) -> Start:
 def catalog(_layout: Layout, plan: Plan) -> Start:
     """Return how the Iceberg REST catalog is started: one context an origin."""
     storage, database = _secrets(plan, "catalog", "minio/catalog", "postgres/catalog")
-    address = plan.address("postgres").removeprefix("postgresql://")
     environment = {
-        "CATALOG_JDBC_URI": f"jdbc:postgresql://{address}/catalog",
+        "CATALOG_JDBC_URI": f"jdbc:{in_database(plan.address('postgres'), 'catalog')}",
         "CATALOG_JDBC_USER": database["username"],
         "CATALOG_JDBC_PASSWORD": database["password"],
         "CATALOG_S3_ENDPOINT": plan.address("minio"),

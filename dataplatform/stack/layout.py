@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dataplatform.addresses import CatalogAddress, PostgresAddress, ServerAddress
 
 HOST: Final = "127.0.0.1"
 REGION: Final = "us-east-1"
@@ -49,20 +51,21 @@ class StackError(Exception):
 class Given(BaseSettings):
     """The addresses and credentials that the user set; what is set, the stack doesn't start."""
 
-    model_config = SettingsConfigDict(env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DATAPLATFORM_", env_file=".env", extra="ignore", hide_input_in_errors=True
+    )
 
-    vault_addr: str | None = None
+    vault_addr: ServerAddress | None = None
     vault_auth: str = "approle"
     vault_role_id: str | None = None
     vault_credential_file: Path | None = None
     vault_rotation_credential_file: Path | None = None
     vault_ca_file: Path | None = None
-    # A user and a password may stand in it.
-    postgres_url: Annotated[str | None, Field(repr=False)] = None
-    s3_endpoint: str | None = None
+    postgres_url: PostgresAddress | None = None
+    s3_endpoint: ServerAddress | None = None
     s3_region: str = REGION
-    catalog_uri: str | None = None
-    trino_url: str | None = None
+    catalog_uri: CatalogAddress | None = None
+    trino_url: ServerAddress | None = None
 
     def address(self, server: str) -> str | None:
         """Return the address that the user set for this server."""
@@ -203,9 +206,12 @@ def vault_logins(layout: Layout, given: Given) -> dict[str, VaultLogin]:
 
     In the user's own Vault the role `rotation` does it all: it reads what servers are started with,
     and may write the first secrets of their users.
+
+    Raises:
+        StackError: no file holds that role's credential.
     """
     if given.vault_addr:
-        file = given.vault_rotation_credential_file or given.vault_credential_file
+        file = _credential_file(given)
         own = VaultLogin(method=given.vault_auth, role="rotation", credential_file=file)
         return dict.fromkeys(("setup", *_STARTERS), own)
     setup = VaultLogin(method="token", role=None, credential_file=layout.root_token)
@@ -214,6 +220,18 @@ def vault_logins(layout: Layout, given: Given) -> dict[str, VaultLogin]:
         for role in _STARTERS
     }
     return {"setup": setup, **starters}
+
+
+def _credential_file(given: Given) -> Path | None:
+    """Return the file by which starters log in to the user's own Vault, wherever they are started."""
+    file = given.vault_rotation_credential_file or given.vault_credential_file
+    if file is None and given.vault_auth != "kubernetes":
+        raise StackError(
+            "Servers log in to your Vault by a file, also when they are started again, and none is"
+            " named; a variable would not reach them. Remedy: put the credential of the role rotation"
+            " into a file of mode 0600, named by DATAPLATFORM_VAULT_ROTATION_CREDENTIAL_FILE."
+        )
+    return file.resolve() if file else None
 
 
 _STARTERS: Final = ("minio", "catalog", "trino")

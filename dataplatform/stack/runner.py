@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from dataplatform.stack import bootstrap, readiness
 from dataplatform.stack.configuration import write_configuration
+from dataplatform.stack.given import set_up_given
 from dataplatform.stack.install import INSTALLERS, install_trino_java
 from dataplatform.stack.layout import (
     SERVERS,
@@ -138,7 +139,7 @@ class Stack:
             given=addresses,
             region=given.s3_region,
             logins=vault_logins(self.layout, given),
-            vault_ca_file=given.vault_ca_file,
+            vault_ca_file=given.vault_ca_file and given.vault_ca_file.resolve(),
         )
 
     def _install(self, plan: Plan, progress: Progress) -> None:
@@ -166,33 +167,49 @@ class Stack:
 
         PostgreSQL and MinIO come before those that start with the secrets made for them.
         """
-        for server in plan.ours:
-            if not readiness.answers(server, plan):
-                progress(server, "starting")
-            if server == "vault":
-                self._start_vault(plan)
-            elif server == "postgres":
-                bootstrap.create_cluster(self.layout, plan)
-            elif server == "catalog" and "trino" in plan.ours:
-                self._supervisor.start("trino")  # It takes longest; the catalog starts beside it.
-            self._bring_up(server, plan)
-            if server in _SET_UP:
-                _set_up(server, plan)
-            progress(server, "ready")
+        for server in SERVERS:
+            if server in plan.ours:
+                self._start_one(server, plan, progress)
+            elif server in bootstrap.SET_UP:
+                progress(server, set_up_given(server, plan))
+
+    def _start_one(self, server: str, plan: Plan, progress: Progress) -> None:
+        if not self._ready(server, plan):
+            progress(server, "starting")
+        if server == "vault":
+            self._start_vault(plan)
+        elif server == "postgres":
+            bootstrap.create_cluster(self.layout, plan)
+        elif server == "catalog" and "trino" in plan.ours:
+            self._supervisor.start("trino")  # It takes longest; the catalog starts beside it.
+        self._bring_up(server, plan)
+        if server in bootstrap.SET_UP:
+            _set_up(server, plan)
+        progress(server, "ready")
 
     def _start_vault(self, plan: Plan) -> None:
         address = plan.address("vault")
         self._supervisor.start("vault")
-        self._wait("vault", lambda: bootstrap.is_listening(address))
+        self._wait("vault", lambda: self._holds("vault", plan) and bootstrap.is_listening(address))
         bootstrap.initialise_vault(self.layout, address)
-        self._wait("vault", lambda: readiness.answers("vault", plan))
+        self._wait("vault", lambda: self._ready("vault", plan))
         bootstrap.bootstrap_vault(self.layout, plan)
 
     def _bring_up(self, server: str, plan: Plan) -> None:
         self._supervisor.start(server)
-        self._wait(server, lambda: readiness.answers(server, plan))
+        self._wait(server, lambda: self._ready(server, plan))
         if server == "trino":
             self._wait(server, lambda: readiness.trino_queries(plan))
+
+    def _ready(self, server: str, plan: Plan) -> bool:
+        """Whether our server answers; another program may answer at its port, and be told secrets."""
+        return self._holds(server, plan) and readiness.answers(server, plan)
+
+    def _holds(self, server: str, plan: Plan) -> bool:
+        known = self._supervisor.states().get(server, {})
+        process = _process(known.get("pid"))
+        running = known.get("statename") == "RUNNING" and process is not None
+        return running and listens(process, plan.ports[server])
 
     def _wait(self, server: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WAIT_SECONDS[server]
@@ -228,8 +245,8 @@ class Stack:
         if server in plan.given:
             answers = readiness.answers(server, plan)
             return ServerStatus(server, "", "given" if answers else "dead", address)
-        state = _state(str(known.get("statename", "")), lambda: readiness.answers(server, plan))
         process = _process(known.get("pid"))
+        state = _state(str(known.get("statename", "")), lambda: self._ready(server, plan))
         if process is None:
             return ServerStatus(server, VERSIONS[server], state, address)
         since = datetime.fromtimestamp(process.create_time(), UTC)
@@ -268,18 +285,12 @@ class Stack:
         shutil.rmtree(self.layout.root, ignore_errors=True)
 
 
-_SET_UP: Final = {
-    "postgres": bootstrap.bootstrap_postgres,
-    "minio": bootstrap.bootstrap_minio,
-}
-
-
 def _set_up(server: str, plan: Plan) -> None:
     """Set a server up; what it says to that may repeat a secret, and is left to its log."""
     import psycopg2
 
     try:
-        _SET_UP[server](plan)
+        bootstrap.SET_UP[server](plan)
     except psycopg2.Error as error:
         raise StackError(
             f"{server} could not be set up ({type(error).__name__})."
@@ -300,6 +311,16 @@ def _process(pid: object) -> psutil.Process | None:
         return psutil.Process(pid)
     except psutil.NoSuchProcess:
         return None
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether a process, or one of its children, takes connections at a port."""
+    try:
+        family = (process, *process.children(recursive=True))
+        found = [one for member in family for one in member.net_connections("tcp")]
+    except psutil.Error:
+        return False
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)
 
 
 def _memory(process: psutil.Process) -> int:

@@ -5,6 +5,7 @@ and write them all. HashiCorp Vault and OpenBao both have all of it. Audit devic
 OpenBao declares them in the server's configuration, Vault by its API.
 """
 
+import base64
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -127,6 +128,11 @@ def new_secret() -> str:
     return secrets.token_urlsafe(30)
 
 
+def _new_minio_key() -> dict[str, str]:
+    """Return a key by which MinIO encrypts its users' keys: without one they lie in clear text."""
+    return {"key": f"stack:{base64.b64encode(secrets.token_bytes(32)).decode()}"}
+
+
 _ENGINES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         MOUNT: {"type": "kv", "options": {"version": "2"}},
@@ -140,6 +146,7 @@ _ENGINES: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 _INITIAL: Final[Mapping[str, Callable[[], Mapping[str, str]]]] = MappingProxyType(
     {
         "minio/root": lambda: {"access_key": "root", "secret_key": new_secret()},
+        "minio/kms": _new_minio_key,
         "postgres/superuser": lambda: {"username": "postgres", "password": new_secret()},
     }
 )

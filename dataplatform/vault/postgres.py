@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from dataplatform.addresses import is_loopback
 from dataplatform.vault.layout import READER, Database, new_secret
 
 if TYPE_CHECKING:
@@ -71,9 +72,11 @@ class PostgresServer:
     def for_vault(self) -> Database:
         """Describe this server for the layout; the role is made when the connection is."""
         parts = urlsplit(self.address)
-        query = parts.query or "sslmode=disable"
-        database = parts.path.strip("/") or "postgres"
-        url = f"postgresql://{{{{username}}}}:{{{{password}}}}@{parts.netloc}/{database}?{query}"
+        # Elsewhere the default of Vault's driver holds, which takes TLS where the server has it.
+        query = parts.query or ("sslmode=disable" if is_loopback(self.address) else "")
+        login = "{{username}}:{{password}}"
+        place = f"{parts.netloc}/{parts.path.strip('/') or 'postgres'}"
+        url = f"postgresql://{login}@{place}" + (f"?{query}" if query else "")
         return Database(url, VAULT_ROLE, self.prepare_vault)
 
     @contextmanager

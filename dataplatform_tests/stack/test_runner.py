@@ -17,9 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from dataplatform.cli import app
-from dataplatform.stack.bootstrap import POSTGRES_LOGINS
+from dataplatform.stack.bootstrap import MINIO_USERS, POSTGRES_LOGINS
 from dataplatform.stack.launch import open_vault
-from dataplatform.stack.layout import SERVERS, Given, is_free
+from dataplatform.stack.layout import SERVERS, Given, Plan, StackError, is_free
 from dataplatform.stack.runner import Stack
 from dataplatform.vault.consumers import MinioUser
 from dataplatform.vault.postgres import PostgresServer
@@ -177,7 +177,12 @@ def small(stack: RunningStack) -> Iterator[Stack]:
     )
     with tempfile.TemporaryDirectory(prefix="dp-small-") as home:
         small = Stack(Path(home), given)
-        small.up(quiet, free_ports=True)
+        with pytest.raises(StackError, match=r"Your minio at .* minio/root, or .* minio/catalog"):
+            small.up(quiet, free_ports=True)
+        with closing(open_vault(Plan.read(small.layout), "setup")) as vault:
+            for name in MINIO_USERS:
+                vault.write(f"minio/{name}", secret(stack, f"minio/{name}"), cas=0)
+        small.up(quiet)
         yield small
         small.down(quiet)
         # initdb's files belong to another user where we are root.

@@ -1,15 +1,29 @@
 """What the runner decides before it starts anything: ports, paths, versions, addresses."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from dataplatform.cli import app
 from dataplatform.lake.maven import Artifact
 from dataplatform.stack import install
-from dataplatform.stack.layout import DEFAULT_PORTS, Given, Layout, Plan, choose_ports
+from dataplatform.stack.layout import (
+    DEFAULT_PORTS,
+    Given,
+    Layout,
+    Plan,
+    StackError,
+    choose_ports,
+    vault_logins,
+)
+from dataplatform.stack.runner import listens
+from dataplatform.vault.client import MOUNT
+from dataplatform.vault.layout import platform_layout, policy
 from dataplatform.versions import (
     GO_VERSION,
     OPENBAO_VERSION,
@@ -57,6 +71,23 @@ def test_addresses_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
     assert Given().address("vault") is None
 
 
+def test_starters_log_in_to_the_users_vault_by_a_file_wherever_they_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_VAULT_CREDENTIAL", "secret-id")
+    vault, layout = "https://vault.example.org", Layout(tmp_path)
+    with pytest.raises(StackError, match="DATAPLATFORM_VAULT_ROTATION_CREDENTIAL_FILE"):
+        vault_logins(layout, Given(vault_addr=vault))
+    given = Given(vault_addr=vault, vault_rotation_credential_file=Path("rotation-secret-id"))
+    files = {login.credential_file for login in vault_logins(layout, given).values()}
+    assert files == {Path.cwd() / "rotation-secret-id"}
+
+
+def test_what_minio_is_started_with_is_in_any_vault_of_the_platform() -> None:
+    assert {"minio/root", "minio/kms"} <= set(platform_layout().initial)
+    assert f'path "{MOUNT}/data/minio/kms"' in policy("rotation")
+
+
 @pytest.mark.parametrize(
     ("package", "version"),
     [
@@ -95,3 +126,15 @@ def test_logs_of_an_unknown_server_names_those_there_are(
     answer = CliRunner().invoke(app, ["stack", "logs", "mysql"])
     assert answer.exit_code == 1
     assert "vault, postgres, minio, catalog, trino" in answer.stderr
+
+
+def test_only_who_holds_the_port_is_taken_for_the_server() -> None:
+    code = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        port = int(child.stdout.readline())
+        assert listens(psutil.Process(child.pid), port)
+        assert listens(psutil.Process(), port)  # Its parent is as good.
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+            assert not listens(psutil.Process(other.pid), port)
+        child.kill()

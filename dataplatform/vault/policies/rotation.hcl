@@ -2,6 +2,9 @@
 path "dataplatform/data/minio/root" {
   capabilities = ["read"]
 }
+path "dataplatform/data/minio/kms" {
+  capabilities = ["read"]
+}
 path "dataplatform/data/postgres/superuser" {
   capabilities = ["read"]
 }
