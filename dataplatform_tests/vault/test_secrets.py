@@ -28,6 +28,13 @@ def test_a_missing_variable_is_named_and_no_value_is() -> None:
     assert "r00t" not in str(caught.value)
 
 
+def test_trinos_secret_is_a_login_or_a_token() -> None:
+    token = {"DATAPLATFORM_TRINO_PLATFORM_TOKEN": "jwt"}
+    assert EnvironmentSecrets(token).read("trino/platform") == {"token": "jwt"}
+    with pytest.raises(SecretNotFoundError, match=r"set .*_USERNAME or .*_TOKEN"):
+        EnvironmentSecrets({}).read("trino/platform")
+
+
 def test_an_unknown_path_is_refused() -> None:
     with pytest.raises(SecretNotFoundError, match="ask for one of minio/root"):
         EnvironmentSecrets({}).read("minio/nobody")
