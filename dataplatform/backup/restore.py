@@ -222,7 +222,7 @@ def _install(servers: Servers) -> None:
     store, root = servers.plan.address("minio"), servers.vault.read("minio/root").values
     consumers = chain(
         (PostgresLogin(name, servers.postgres) for name in POSTGRES_LOGINS),
-        (MinioUser(name, store, lambda: root) for name in MINIO_USERS),
+        (MinioUser(name, store, lambda: root, servers.plan.region) for name in MINIO_USERS),
     )
     for consumer in consumers:
         consumer.install(servers.vault.read(consumer.path).values)

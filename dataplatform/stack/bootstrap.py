@@ -237,4 +237,5 @@ def bootstrap_minio(plan: Plan) -> None:
         admin = MinIOAdmin(access)
         for name, document in POLICIES.items():
             admin.ensure_policy(name, document)
-        issue_first(vault, [MinioUser(name, address, lambda: root) for name in MINIO_USERS])
+        users = [MinioUser(name, address, lambda: root, plan.region) for name in MINIO_USERS]
+        issue_first(vault, users)
