@@ -19,7 +19,7 @@ from dataplatform.lake.buckets import BUCKETS, ensure_bucket
 from dataplatform.lake.minio_admin import POLICIES, MinIOAdmin
 from dataplatform.lake.s3 import S3Access
 from dataplatform.stack.launch import UNPRIVILEGED, open_vault, unprivileged
-from dataplatform.stack.layout import Layout, Plan, StackError, write_private
+from dataplatform.stack.layout import HOST, Layout, Plan, StackError, write_private
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id
 from dataplatform.vault.client import MOUNT, VaultClient
 from dataplatform.vault.consumers import MinioUser, PostgresLogin
@@ -115,9 +115,18 @@ def vault_layout(server: PostgresServer | None = None) -> VaultLayout:
     declared = platform_layout(server.for_vault() if server else None)
     return replace(
         declared,
-        objects=(*declared.objects, *_MINIO_STARTER),
+        objects=tuple(map(_bound_to_here, (*declared.objects, *_MINIO_STARTER))),
         initial={**declared.initial, "minio/kms": _new_minio_key},
     )
+
+
+def _bound_to_here(declared: Declared) -> Declared:
+    """Return an AppRole so that its secret ids and tokens are good on this machine only."""
+    if "token_policies" not in declared.body:
+        return declared
+    # Vault gives the address of a single machine back without the length of its prefix.
+    here = {"secret_id_bound_cidrs": [f"{HOST}/32"], "token_bound_cidrs": [HOST]}
+    return replace(declared, body={**declared.body, **here})
 
 
 def _new_minio_key() -> dict[str, str]:

@@ -6,6 +6,7 @@ import pytest
 
 from dataplatform.lake.secrets import SECRETS
 from dataplatform.resources.vault import VaultResource
+from dataplatform.stack.bootstrap import APP_ROLES, vault_layout
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id
 from dataplatform.vault.errors import (
     VaultConflictError,
@@ -90,6 +91,19 @@ def test_secrets_are_written_by_check_and_set_only(
         vault.root().secrets.kv.v2.create_or_update_secret(
             "minio/root", {"access_key": "a"}, mount_point="dataplatform"
         )
+
+
+def test_the_stacks_roles_are_good_on_its_machine_only(
+    admin: VaultResource, connect: Connect, vault: OpenBao
+) -> None:
+    bootstrap(admin.client, vault_layout())
+    assert bootstrap(admin.client, vault_layout()) == []
+    for role in APP_ROLES:
+        found = vault.root().auth.approle.read_role(role)["data"]
+        assert found["secret_id_bound_cidrs"] == ["127.0.0.1/32"]
+        assert found["token_bound_cidrs"] == ["127.0.0.1"]
+    minio = connect(issue_secret_id(admin.client, "minio"), role_id="minio")
+    assert minio.read("minio/root") == admin.read("minio/root")
 
 
 READS = {
