@@ -54,7 +54,8 @@ class Settings(BaseSettings):
         vs_currency: the currency of prices.
         markets_pages: read at most this many pages of /coins/markets; unset, until the end.
         coingecko_tier: keyless, demo or pro; unset, demo where there is a key, else keyless.
-        coingecko_api_key: the key; it travels in a header only and is never logged.
+        coingecko_api_key: the key on `local`; it travels in a header only and is never logged. On
+            servers it is the secret `coingecko` in Vault.
         coingecko_base_url: another address of the API, for a test or a proxy, whose user and password
             may stand in it.
         coingecko_calls_per_minute: the budget; unset, the tier's default.
@@ -133,11 +134,6 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(coin.strip() for coin in value.split(",") if coin.strip())
         return value
-
-    @property
-    def tier(self) -> Tier:
-        """The API tier in force."""
-        return self.coingecko_tier or ("demo" if self.coingecko_api_key else "keyless")
 
     @property
     def state(self) -> Path:

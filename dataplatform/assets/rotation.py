@@ -58,6 +58,9 @@ def rotate_secrets(
 
     consumers = rotation.consumers(rotation_vault)
     mechanism = Rotation(rotation_vault.client, timedelta(days=config.min_age_days))
+    left_out = rotation.left_out
+    for path in left_out:
+        context.log.info("%s: left, as %s is no MinIO", path, rotation.s3_endpoint)
     done: list[Rotated] = []
     failed: list[SecretError] = []
     for path in _chosen(config.secrets, list(consumers)):
@@ -69,8 +72,8 @@ def rotate_secrets(
         context.log.info("%s: %s, version %d", each.path, each.outcome, each.version)
     if failed:
         said = "\n".join(map(str, failed))
-        raise Failure(f"not rotated:\n{said}", _metadata(done), allow_retries=False)
-    context.add_output_metadata(_metadata(done))
+        raise Failure(f"not rotated:\n{said}", _metadata(done, left_out), allow_retries=False)
+    context.add_output_metadata(_metadata(done, left_out))
 
 
 def build_rotation_job() -> JobDefinition:
@@ -111,8 +114,9 @@ def _chosen(wanted: Sequence[str], known: Sequence[str]) -> Sequence[str]:
     return wanted or known
 
 
-def _metadata(done: "Sequence[Rotated]") -> Mapping[str, Any]:
-    return {
+def _metadata(done: "Sequence[Rotated]", left_out: Sequence[str]) -> Mapping[str, Any]:
+    another_store = {path: MetadataValue.json({"outcome": "another store"}) for path in left_out}
+    return another_store | {
         each.path: MetadataValue.json(
             {
                 "outcome": each.outcome,

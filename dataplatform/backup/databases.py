@@ -1,7 +1,7 @@
 """PostgreSQL's databases, dumped and brought back by its own clients.
 
 A database is restored beside the present one and takes its name at the end: one that can't be read to
-its end changes nothing.
+its end changes nothing, and one that is broken off can be restored again.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Final
 from dataplatform.addresses import in_database
 from dataplatform.backup.folder import BackupError
 from dataplatform.backup.manifest import TableState
-from dataplatform.stack.bootstrap import administered, grant_reading, make_database
+from dataplatform.stack.bootstrap import DATABASES, administered, grant_reading, make_database
 from dataplatform.stack.layout import write_private
 from dataplatform.vault.postgres import PostgresServer
 
@@ -27,6 +27,11 @@ _CHUNK: Final = 1024 * 1024
 _POINTERS: Final = """
 SELECT catalog_name, table_namespace, table_name, coalesce(iceberg_type, 'TABLE'), metadata_location
 FROM iceberg_tables ORDER BY 1, 2, 3
+"""
+# Each is waited for, up to ten seconds: a database with sessions can't be renamed.
+_END_SESSIONS: Final = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE datname = %s AND backend_type = 'client backend'
 """
 
 
@@ -88,21 +93,52 @@ class Databases:
                 yield chunk
             _check(process, said, f"The database {database} could not be dumped")
 
+    @contextmanager
+    def closed(self, databases: Iterable[str]) -> Generator[None]:
+        """Let nobody into databases: sessions are ended, new ones refused, the superuser's too.
+
+        Who is killed inside leaves them closed, so that nobody works on the half of a restoration.
+        """
+        names = list(databases)
+        try:
+            with administered(self.server, "postgres") as cursor:
+                for name in names:
+                    _allow(cursor, name, "false")
+                    cursor.execute(_END_SESSIONS, (name,))
+            yield
+        finally:
+            with administered(self.server, "postgres") as cursor:
+                for name in names:
+                    _allow(cursor, name, "true")
+
+    def accepts(self, database: str) -> bool:
+        """Whether the database is there and lets anybody in; not so within `closed`."""
+        with administered(self.server, "postgres") as cursor:
+            return _accepts(cursor, database)
+
     def restore(self, database: str, dump: Iterable[bytes]) -> None:
-        """Replace a database by a dump; sessions on the present one are ended.
+        """Replace a database, within `closed`, by a dump.
+
+        Both names change at one moment: there is always a database of this name, the old or the new.
 
         Raises:
             BackupError: pg_restore fails; the present database stays.
         """
-        scratch = f"{database}_restored"
+        scratch, old = f"{database}_restored", f"{database}_replaced"
         with administered(self.server, "postgres") as cursor:
-            cursor.execute(f"DROP DATABASE IF EXISTS {scratch} WITH (FORCE)")
+            # What a restoration that was killed left.
+            for leftover in (scratch, old):
+                cursor.execute(f"DROP DATABASE IF EXISTS {leftover} WITH (FORCE)")
             make_database(cursor, scratch, owner=database)
         self._fill(scratch, database, dump)
         with administered(self.server, "postgres") as cursor:
-            cursor.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
-            cursor.execute(f"ALTER DATABASE {scratch} RENAME TO {database}")
+            _allow(cursor, scratch, "false")
+            rename = f"ALTER DATABASE {scratch} RENAME TO {database}"
+            if _exists(cursor, database):
+                rename = f"ALTER DATABASE {database} RENAME TO {old}; {rename}"
+            cursor.execute(rename)
             grant_reading(cursor)
+            cursor.execute(f"DROP DATABASE IF EXISTS {old} WITH (FORCE)")
 
     def _fill(self, scratch: str, owner: str, dump: Iterable[bytes]) -> None:
         options = ["--no-owner", "--no-acl", f"--role={owner}", "--exit-on-error"]
@@ -118,6 +154,10 @@ class Databases:
 
     def used(self) -> str | None:
         """Return what is in the databases, in words; None where they are new."""
+        with administered(self.server, "postgres") as cursor:
+            shut = [name for name in DATABASES if not _accepts(cursor, name)]
+        if shut:
+            return f"a restoration of {' and '.join(shut)} was broken off"
         if tables := self.pointers():
             return f"the catalog has {len(tables)} tables and views"
         with administered(self.server, "dagster") as cursor:
@@ -167,6 +207,21 @@ def _pointers(cursor: "Cursor") -> tuple[TableState, ...]:
     return tuple(
         TableState.model_validate(dict(zip(names, row, strict=True))) for row in cursor.fetchall()
     )
+
+
+def _allow(cursor: "Cursor", database: str, allowed: str) -> None:
+    if _exists(cursor, database):
+        cursor.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS {allowed}")
+
+
+def _exists(cursor: "Cursor", database: str) -> bool:
+    cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,))
+    return cursor.fetchone() is not None
+
+
+def _accepts(cursor: "Cursor", database: str) -> bool:
+    cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s AND datallowconn", (database,))
+    return cursor.fetchone() is not None
 
 
 def _one(cursor: "Cursor") -> str:

@@ -1,6 +1,7 @@
 """Bring a backup back: checked first, then catalog, Dagster, objects and Vault, then checked again."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -93,15 +94,15 @@ def restore(
     _refuse_other(manifest, servers, token)
     if not force:
         _refuse_used(servers)
-    _refuse_busy(servers)
-    for database, dump in manifest.databases.items():
-        progress.step(f"database {database}")
-        servers.databases.restore(database, folder.read(dump))
-    lost = _bring_back(manifest, servers, folder, progress)
-    if manifest.vault and servers.has_vault:
-        progress.step("Vault")
-        snapshot = b"".join(folder.read(manifest.vault))
-        servers = _restore_vault(servers, snapshot, token)
+    with _alone(servers, manifest.databases):
+        for database, dump in manifest.databases.items():
+            progress.step(f"database {database}")
+            servers.databases.restore(database, folder.read(dump))
+        lost = _bring_back(manifest, servers, folder, progress)
+        if manifest.vault and servers.has_vault:
+            progress.step("Vault")
+            snapshot = b"".join(folder.read(manifest.vault))
+            servers = _restore_vault(servers, snapshot, token)
     progress.step("tables' files")
     return Restored(manifest, lost, _missing(manifest, servers))
 
@@ -143,8 +144,21 @@ def _refuse_used(servers: Servers) -> None:
         )
 
 
-def _refuse_busy(servers: Servers) -> None:
-    """Refuse while a run writes: its table would lose what it points to."""
+@contextmanager
+def _alone(servers: Servers, databases: Iterable[str]) -> Generator[None]:
+    """Keep all others out of the databases: a writer's table would lose what it points to."""
+    with ExitStack() as until_the_end:
+        with ExitStack() as until_closed:
+            # Nobody writes in a database that an earlier restoration left closed, or took away.
+            if servers.databases.accepts("dagster"):
+                for origin in ("live", "recorded"):
+                    until_closed.enter_context(_writer_lock(servers, origin))
+            until_the_end.enter_context(servers.databases.closed(databases))
+        yield
+
+
+@contextmanager
+def _writer_lock(servers: Servers, origin: str) -> Generator[None]:
     from psycopg2.extensions import make_dsn
 
     login = servers.postgres.superuser()
@@ -154,12 +168,11 @@ def _refuse_busy(servers: Servers) -> None:
         user=login["username"],
         password=login["password"],
     )
-    for origin in ("live", "recorded"):
-        try:
-            with postgres_lock(dsn, f"lake {origin}", "dp restore", _BUSY_SECONDS):
-                continue
-        except LakeBusyError as error:
-            raise BackupError(str(error)) from None
+    try:
+        with postgres_lock(dsn, f"lake {origin}", "dp restore", _BUSY_SECONDS):
+            yield
+    except LakeBusyError as error:
+        raise BackupError(str(error)) from None
 
 
 def _bring_back(
@@ -222,7 +235,7 @@ def _install(servers: Servers) -> None:
     store, root = servers.plan.address("minio"), servers.vault.read("minio/root").values
     consumers = chain(
         (PostgresLogin(name, servers.postgres) for name in POSTGRES_LOGINS),
-        (MinioUser(name, store, lambda: root) for name in MINIO_USERS),
+        (MinioUser(name, store, lambda: root, servers.plan.region) for name in MINIO_USERS),
     )
     for consumer in consumers:
         consumer.install(servers.vault.read(consumer.path).values)

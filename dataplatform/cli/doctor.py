@@ -233,7 +233,7 @@ def api(settings: "Settings") -> Finding:
 
     client = CoinGeckoResource.from_settings(settings)
     answer = client.ping()
-    what = f"CoinGecko API ({settings.tier})"
+    what = f"CoinGecko API ({client.tier_in_force})"
     if not answer.reachable:
         found = from_message(what, answer.detail, "warn" if settings.profile == "local" else "fail")
         remedy = "check the network; until then: dp run --origin recorded"

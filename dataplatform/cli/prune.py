@@ -66,10 +66,10 @@ def prune(instance: "DagsterInstance", before: datetime, *, dry_run: bool) -> tu
 
 
 def _ended(instance: "DagsterInstance", before: datetime) -> "Iterator[str]":
-    from dagster import RunsFilter
-    from dagster._core.storage.dagster_run import FINISHED_STATUSES
+    from dagster import DagsterRunStatus, RunsFilter
 
-    filters = RunsFilter(statuses=FINISHED_STATUSES, created_before=before)
+    ended = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+    filters = RunsFilter(statuses=ended, created_before=before)
     cursor: str | None = None
     while batch := instance.get_run_ids(filters, cursor=cursor, limit=_BATCH):
         yield from batch

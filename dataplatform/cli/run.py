@@ -169,16 +169,19 @@ def estimate_text(settings: "Settings", calls: int, per_minute: float) -> str | 
         calls: requests that a first run sends.
         per_minute: calls a minute that the budget allows now.
     """
+    from dataplatform.resources.coingecko import CoinGeckoResource
+
     minutes = calls / per_minute
     if minutes <= LONG_MINUTES:
         return None
     pages = settings.markets_pages or calls
     ways = [] if pages <= _FEW_PAGES else [f"--pages {_FEW_PAGES} (the largest 1,000 coins)"]
-    if settings.tier == "keyless":
+    tier = CoinGeckoResource.from_settings(settings).tier_in_force
+    if tier == "keyless":
         ways.append("a free demo key in DATAPLATFORM_COINGECKO_API_KEY (30 calls a minute)")
     shorter = f" Shorter: {', or '.join(ways)}." if ways else ""
     return (
-        f"The {settings.tier} API allows {counted(round(per_minute), 'call')} a minute:"
+        f"The {tier} API allows {counted(round(per_minute), 'call')} a minute:"
         f" up to {counted(calls, 'call')},"
         f" about {minutes:.0f} min; what was fetched this hour or today is not fetched again."
         f"{shorter}"

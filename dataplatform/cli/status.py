@@ -110,11 +110,12 @@ def budget_line(settings: "Settings") -> str:
     """Say what was used of the API's budget, and what is left."""
     from dataplatform.resources.coingecko import CoinGeckoResource
 
-    used = CoinGeckoResource.from_settings(settings).budget()
+    api = CoinGeckoResource.from_settings(settings)
+    used = api.budget()
     left = "" if used.remaining is None else f", {used.remaining:,} left"
     blocked = f"; all wait {used.blocked_seconds:.0f} s more" if used.blocked_seconds > 0 else ""
     return (
-        f"CoinGecko API ({settings.tier}): {counted(used.calls_this_month, 'call')} this month{left};"
+        f"CoinGecko API ({api.tier_in_force}): {counted(used.calls_this_month, 'call')} this month{left};"
         f" {used.current_per_minute:.3g} a minute allowed now{blocked}."
     )
 

@@ -173,6 +173,20 @@ class MinIOAdmin:
             raise (found or error) from None
 
 
+def is_minio(endpoint: str) -> bool:
+    """Return whether a store knows MinIO's administration: it refuses in JSON, others in XML.
+
+    Who does not answer, or fails, is taken for MinIO: what is asked of it next says why.
+    """
+    import httpx
+
+    try:
+        answer = httpx.get(f"{endpoint.rstrip('/')}/minio/admin/v3/info", timeout=10)
+    except httpx.HTTPError:
+        return True
+    return answer.is_server_error or "json" in answer.headers.get("content-type", "")
+
+
 def is_accepted(access: S3Access) -> bool:
     """Return whether the store takes this key with this secret, whatever it may do with it."""
     try:

@@ -17,10 +17,20 @@ SECRETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "postgres/dagster": _LOGIN,
         "postgres/catalog": _LOGIN,
         "postgres/trino": _LOGIN,
+        "trino/platform": _LOGIN,
+        "catalog/platform": ("token",),
         "coingecko": ("api_key",),
     }
 )
 """The secrets that the platform knows: path to the names of its values."""
+
+_OTHER_FORMS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "trino/platform": ("token",),
+        "catalog/platform": ("credential", "oauth2-server-uri", "scope"),
+    }
+)
+"""A JWT, where Trino wants one in place of a password; OAuth2, where a catalog wants it."""
 
 
 class SecretError(Exception):
@@ -75,11 +85,20 @@ class EnvironmentSecrets:
         if path not in SECRETS:
             known = ", ".join(SECRETS)
             raise SecretNotFoundError(path, "no secret has this path", f"ask for one of {known}")
-        names = {field: variable_of(path, field) for field in SECRETS[path]}
-        missing = [name for name in names.values() if not self._environment.get(name)]
-        if missing:
-            raise SecretNotFoundError(path, "it is not in the environment", f"set {missing[0]}")
-        return {field: self._environment[name].strip() for field, name in names.items()}
+        missing: list[str] = []
+        for form in forms_of(path):
+            names = {field: variable_of(path, field) for field in form}
+            lacking = [name for name in names.values() if not self._environment.get(name)]
+            if not lacking:
+                return {field: self._environment[name].strip() for field, name in names.items()}
+            missing.append(lacking[0])
+        remedy = f"set {' or '.join(missing)}"
+        raise SecretNotFoundError(path, "it is not in the environment", remedy)
+
+
+def forms_of(path: str) -> list[tuple[str, ...]]:
+    """Return the names of a secret's values, for each form that it may have; none where unknown."""
+    return [form[path] for form in (SECRETS, _OTHER_FORMS) if path in form]
 
 
 def variable_of(path: str, field: str) -> str:

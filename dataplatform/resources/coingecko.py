@@ -122,9 +122,13 @@ class CoinGeckoResource(ConfigurableResource):
 
     @cached_property
     def tier_in_force(self) -> Tier:
-        """The tier asked for, else what the presence of a key says."""
+        """The tier asked for, else what the presence of a key says.
+
+        Raises:
+            SecretError: on servers, Vault does not say whether there is one.
+        """
         if self.tier is None:
-            return Settings().tier
+            return "demo" if _api_key(Settings()) else "keyless"
         if self.tier not in ("keyless", "demo", "pro"):
             raise ValueError(f"the tier is keyless, demo or pro, not {self.tier!r}")
         return self.tier

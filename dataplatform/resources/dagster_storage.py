@@ -4,21 +4,21 @@ Both are named in `dagster.servers.yaml`. No login stands in a file or an enviro
 process asks Vault when it connects, so a rotation reaches those that run for months.
 """
 
+import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 import botocore.session
 import psycopg2
 from botocore.config import Config
-from botocore.credentials import RefreshableCredentials
-from dagster._config.config_schema import UserConfigSchema
-from dagster._serdes import ConfigurableClassData
+from botocore.credentials import DeferredRefreshableCredentials
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 from dagster_postgres.storage import DagsterPostgresStorage
 from sqlalchemy import Engine, event
@@ -28,10 +28,16 @@ from sqlalchemy.engine.url import URL, make_url
 
 from dataplatform.addresses import in_database
 from dataplatform.lake.buckets import LOGS
+from dataplatform.lake.secrets import SecretError
 from dataplatform.profiles import Settings
 from dataplatform.resources.servers import required
 from dataplatform.resources.vault import open_secrets
 
+if TYPE_CHECKING:
+    from dagster._config.config_schema import UserConfigSchema
+    from dagster._serdes import ConfigurableClassData
+
+_log: Final = logging.getLogger(__name__)
 DATABASE: Final = "dagster"
 _PLUGIN: Final = "dataplatform_vault"
 _REMEMBERED_SECONDS: Final = 300.0
@@ -39,7 +45,10 @@ _REMEMBERED_SECONDS: Final = 300.0
 
 
 class RememberedSecret:
-    """A secret that is asked for again when it is older than five minutes."""
+    """A secret that is asked for again when it is older than five minutes.
+
+    While Vault is sealed or away, the last one goes on: a rotation leaves it valid until the next.
+    """
 
     def __init__(self, path: str) -> None:
         """Keep where it is; nothing is asked yet."""
@@ -47,23 +56,40 @@ class RememberedSecret:
         self._lock = threading.Lock()
         self._value: Mapping[str, str] = {}
         self._asked_at = float("-inf")
+        self._warned = False
 
     def __call__(self) -> Mapping[str, str]:
         """Return the secret as it was at most five minutes ago."""
         with self._lock:
             if time.monotonic() - self._asked_at > _REMEMBERED_SECONDS:
-                self._value = open_secrets(Settings()).read(self._path)
+                self._ask()
+                # Also where Vault is away: each look may take as long as its client is patient.
                 self._asked_at = time.monotonic()
             return self._value
+
+    def _ask(self) -> None:
+        try:
+            self._value = open_secrets(Settings()).read(self._path)
+        except SecretError as error:
+            if not self._value:
+                raise
+            if not self._warned:
+                _log.warning("%s The last one goes on.", error)
+            self._warned = True
+        else:
+            self._warned = False
 
     def forget(self) -> None:
         """Ask again at the next call: the secret may have been wrong, and been corrected."""
         self._asked_at = float("-inf")
 
 
-def _fresh_key() -> dict[str, str]:
+_key: Final = RememberedSecret("minio/platform")
+
+
+def fresh_key() -> dict[str, str]:
     """Return the key to the store as botocore takes one that expires: it asks again an hour later."""
-    key = open_secrets(Settings()).read("minio/platform")
+    key = _key()
     until = datetime.now(UTC) + timedelta(hours=1)
     return {
         "access_key": key["access_key"],
@@ -74,6 +100,10 @@ def _fresh_key() -> dict[str, str]:
 
 
 _login: Final = RememberedSecret("postgres/dagster")
+_LOGIN_REFUSED: Final = re.compile(
+    'password authentication failed|role ".*" (does not exist|is not permitted to log in)'
+)
+"""What PostgreSQL says under SQLSTATE class 28; psycopg2 gives no code of a connection that failed."""
 _REMEDY: Final = (
     "Remedy: see that PostgreSQL runs (`dp stack status`), and that the secret postgres/dagster in"
     " Vault is a login that it knows."
@@ -104,7 +134,8 @@ class VaultLogin(CreateEnginePlugin):
             try:
                 return psycopg2.connect(*args, **{**params, **login})
             except psycopg2.OperationalError as error:
-                _login.forget()
+                if _LOGIN_REFUSED.search(str(error)):
+                    _login.forget()
                 # Of the same kind: Dagster tries again what fails so.
                 raise psycopg2.OperationalError(f"{str(error).strip()}. {_REMEDY}") from None
 
@@ -116,13 +147,13 @@ class VaultPostgresStorage(DagsterPostgresStorage):
     """Runs, events and schedules in PostgreSQL; its address is `DATAPLATFORM_POSTGRES_URL`."""
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> "UserConfigSchema":
         """Return that nothing is configured here: address and login come from the settings."""
         return {}
 
     @classmethod
     def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+        cls, inst_data: "ConfigurableClassData | None", config_value: Mapping[str, Any]
     ) -> "VaultPostgresStorage":
         """Make the storage; the tables are made where there are none."""
         del config_value
@@ -148,7 +179,7 @@ class VaultS3ComputeLogs(S3ComputeLogManager):
     """What steps print, in the bucket `dagster-logs`."""
 
     def __init__(
-        self, local_dir: str | None = None, inst_data: ConfigurableClassData | None = None
+        self, local_dir: str | None = None, inst_data: "ConfigurableClassData | None" = None
     ) -> None:
         """Open the bucket; logs are gathered in `local_dir` and sent at the end of each step.
 
@@ -168,9 +199,8 @@ class VaultS3ComputeLogs(S3ComputeLogManager):
             upload_interval=30,
             region=region,
         )
-        credentials = RefreshableCredentials.create_from_metadata(
-            _fresh_key(), refresh_using=_fresh_key, method="vault"
-        )
+        # Asked for with the first request: Dagster's instance opens while Vault is away.
+        credentials = DeferredRefreshableCredentials(refresh_using=fresh_key, method="vault")
         session = botocore.session.get_session()
         session._credentials = credentials  # noqa: SLF001  botocore's way for credentials of one's own
         self._s3_session = boto3.Session(botocore_session=session).client(
@@ -181,7 +211,7 @@ class VaultS3ComputeLogs(S3ComputeLogManager):
         )
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> "UserConfigSchema":
         """Return where logs are gathered before they are sent."""
         from dagster import Field, StringSource
 
@@ -189,7 +219,7 @@ class VaultS3ComputeLogs(S3ComputeLogManager):
 
     @classmethod
     def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+        cls, inst_data: "ConfigurableClassData | None", config_value: Mapping[str, Any]
     ) -> "VaultS3ComputeLogs":
         """Make the log manager."""
         return cls(inst_data=inst_data, **config_value)

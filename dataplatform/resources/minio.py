@@ -30,19 +30,24 @@ class MinIOResource(ConfigurableResource):
     missing, store full, unreachable and failed are types of their own.
 
     Attributes:
-        endpoint: the store's address, such as `http://127.0.0.1:9000`.
+        endpoint: the store's address, such as `http://127.0.0.1:9000`; None, it is not set.
         region: the region that requests are signed for; MinIO takes any.
         path_style: the bucket stands in the path of addresses; False, in the host name.
         secret: the path of the key, {access_key, secret_key}, in the secret store.
         admin_secret: the path of the key that may set up buckets and users.
     """
 
-    endpoint: str
+    endpoint: str | None = None
     region: str = "us-east-1"
     path_style: bool = True
     secret: str = "minio/platform"  # noqa: S105
     admin_secret: str = "minio/root"  # noqa: S105
     _secrets: SecretStore | None = PrivateAttr(default=None)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "MinIOResource":
+        """Describe the store as the settings say; nothing is read or asked yet."""
+        return cls(endpoint=settings.s3_endpoint, region=settings.s3_region)
 
     def reading_from(self, secrets: SecretStore) -> "MinIOResource":
         """Read keys from `secrets` rather than from the profile's store; returns itself."""
@@ -54,6 +59,7 @@ class MinIOResource(ConfigurableResource):
         """The address with the key; read once.
 
         Raises:
+            NotConfiguredError: no address is set.
             SecretError: the key can't be had; the message says why and what to do.
         """
         return self._access(self.secret)
@@ -101,8 +107,14 @@ class MinIOResource(ConfigurableResource):
         return MinIOAdmin(self._access(self.admin_secret))
 
     def _access(self, path: str) -> S3Access:
+        from dataplatform.lake.place import NotConfiguredError
         from dataplatform.resources.vault import open_secrets
 
+        if not self.endpoint:
+            raise NotConfiguredError(
+                "The object store's address is not set. Remedy: `dp stack up` starts one, or set"
+                " DATAPLATFORM_S3_ENDPOINT."
+            )
         key = (self._secrets or open_secrets(Settings())).read(path)
         return S3Access(
             self.endpoint,

@@ -1,6 +1,7 @@
 """The servers whose secrets the rotation job replaces."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dagster import ConfigurableResource
@@ -19,7 +20,8 @@ class RotationResource(ConfigurableResource):
     """Who uses the secrets that are rotated, and where; no field holds one.
 
     Attributes:
-        s3_endpoint: MinIO's address; None, its keys are not rotated, as for another S3 store.
+        s3_endpoint: the store's address; None, or another store than MinIO's: no keys are rotated.
+        s3_region: the region that requests to it are signed for.
         postgres_url: PostgreSQL's address without a user; None, its logins are not rotated.
         minio_users: consumers with keys to MinIO, each under a policy of its name.
         postgres_logins: consumers with a login to PostgreSQL, each as a group of its name.
@@ -28,6 +30,7 @@ class RotationResource(ConfigurableResource):
     """
 
     s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
     postgres_url: str | None = None
     minio_users: list[str] = Field(default=["platform", "trino", "catalog"])
     postgres_logins: list[str] = Field(default=["dagster", "catalog", "trino"])
@@ -35,7 +38,7 @@ class RotationResource(ConfigurableResource):
     coingecko_base_url: str | None = None
 
     def consumers(self, vault: VaultResource) -> "dict[str, Rotatable]":
-        """Return who uses a secret that can be rotated, by the secret's path; nothing is asked yet.
+        """Return who uses a secret that can be rotated, by the secret's path; only the store is asked, what it is.
 
         Args:
             vault: where the administrators' secrets are read, when they are needed.
@@ -47,13 +50,22 @@ class RotationResource(ConfigurableResource):
             return lambda: vault.read(path)
 
         found: list[Rotatable] = [self._coingecko_key()]
-        if self.s3_endpoint:
-            root = reader("minio/root")
-            found += [MinioUser(name, self.s3_endpoint, root) for name in self.minio_users]
+        if self.s3_endpoint and not self.left_out:
+            endpoint, root = self.s3_endpoint, reader("minio/root")
+            found += [MinioUser(n, endpoint, root, self.s3_region) for n in self.minio_users]
         if self.postgres_url:
             server = PostgresServer(self.postgres_url, reader("postgres/superuser"))
             found += [PostgresLogin(name, server) for name in self.postgres_logins]
         return {each.path: each for each in found}
+
+    @cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """The paths of keys to a store that is not MinIO: who runs it makes them."""
+        from dataplatform.lake.minio_admin import is_minio
+
+        if self.s3_endpoint is None or is_minio(self.s3_endpoint):
+            return ()
+        return tuple(f"minio/{name}" for name in self.minio_users)
 
     def _coingecko_key(self) -> "CoinGeckoKey":
         from dataplatform.vault.consumers import CoinGeckoKey
@@ -73,6 +85,7 @@ def build_rotation_resources(settings: Settings) -> dict[str, ConfigurableResour
         return {}
     rotation = RotationResource(
         s3_endpoint=settings.s3_endpoint,
+        s3_region=settings.s3_region,
         postgres_url=settings.postgres_url,
         coingecko_tier=settings.coingecko_tier,
     )

@@ -1,6 +1,8 @@
 """Vault as a resource, and the store of secrets that a profile has."""
 
+import atexit
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -82,9 +84,10 @@ class VaultResource(ConfigurableResource):
         Raises:
             VaultSettingsError: no address is set.
         """
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+        with _lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
 
     def read(self, path: str, version: int | None = None) -> Mapping[str, str]:
         """Return the values of a secret; see `VaultClient.read`."""
@@ -112,9 +115,14 @@ class VaultResource(ConfigurableResource):
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:  # noqa: ARG002
         """Revoke the run's token, and with it what it leased."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self.close()
+
+    def close(self) -> None:
+        """Revoke the token, and with it what it leased; the next request logs in again."""
+        with _lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def _connect(self) -> "VaultClient":
         from dataplatform.vault.auth import Login
@@ -135,18 +143,48 @@ class VaultResource(ConfigurableResource):
         )
 
 
+_lock = threading.Lock()
+_shared: Final[dict[tuple[object, ...], VaultResource]] = {}
+"""What `open_secrets` gave out in this process: who asks often shares one token."""
+
+
 def open_secrets(settings: Settings) -> SecretStore:
     """Return where the profile's secrets are read from; nothing is read yet.
+
+    A process logs in to Vault once as the same role, and revokes its token when it ends.
 
     Args:
         settings: on `local` the environment and `.env` answer, elsewhere Vault.
     """
     if settings.profile != "local":
-        return VaultResource.from_settings(settings)
+        return _shared_vault(VaultResource.from_settings(settings))
     from dotenv import dotenv_values
 
     from_file = {name: value for name, value in dotenv_values(".env").items() if value}
     return EnvironmentSecrets({**from_file, **os.environ})
+
+
+def _shared_vault(described: VaultResource) -> VaultResource:
+    who = (described.address, described.auth, described.role_id)
+    with _lock:
+        return _shared.setdefault((*who, described.credential_file, described.ca_file), described)
+
+
+@atexit.register
+def close_shared() -> None:
+    """Revoke the tokens of this process; who asks again logs in again."""
+    for vault in _shared.values():
+        vault.close()
+
+
+def _forget_parents() -> None:
+    """Leave a fork's parent its tokens, and a lock that another thread of it may have held."""
+    global _lock  # noqa: PLW0603  a lock can't be made free from outside
+    _lock = threading.Lock()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parents)
 
 
 def _text(path: Path | None) -> str | None:

@@ -7,7 +7,7 @@ layout and the making of secrets are those of `dataplatform.vault`; this module 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ from dataplatform.lake.buckets import BUCKETS, ensure_bucket
 from dataplatform.lake.minio_admin import POLICIES, MinIOAdmin
 from dataplatform.lake.s3 import S3Access
 from dataplatform.stack.launch import UNPRIVILEGED, open_vault, unprivileged
-from dataplatform.stack.layout import Layout, Plan, StackError, write_private
+from dataplatform.stack.layout import HOST, Layout, Plan, StackError, write_private
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id
 from dataplatform.vault.client import MOUNT, VaultClient
 from dataplatform.vault.consumers import MinioUser, PostgresLogin
@@ -120,7 +120,17 @@ def vault_layout(server: PostgresServer | None = None, given: Collection[str] = 
     initial = {
         path: new for path, new in declared.initial.items() if path.split("/")[0] not in given
     }
-    return replace(declared, objects=(*declared.objects, *_MINIO_STARTER), initial=initial)
+    objects = tuple(map(_bound_to_here, (*declared.objects, *_MINIO_STARTER)))
+    return replace(declared, objects=objects, initial=initial)
+
+
+def _bound_to_here(declared: Declared) -> Declared:
+    """Return an AppRole so that its secret ids and tokens are good on this machine only."""
+    if "token_policies" not in declared.body:
+        return declared
+    # Vault gives the address of a single machine back without the length of its prefix.
+    here = {"secret_id_bound_cidrs": [f"{HOST}/32"], "token_bound_cidrs": [HOST]}
+    return replace(declared, body={**declared.body, **here})
 
 
 def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:
@@ -144,10 +154,12 @@ def consumers_of(server: str, plan: Plan, vault: VaultClient) -> list[Rotatable]
     """Return the platform's users of PostgreSQL or MinIO."""
     if server == "postgres":
         return [PostgresLogin(name, _postgres(plan, vault)) for name in POSTGRES_LOGINS]
-    address = plan.address("minio")
-    return [
-        MinioUser(name, address, lambda: vault.read("minio/root").values) for name in MINIO_USERS
-    ]
+
+    def _root() -> Mapping[str, str]:
+        return vault.read("minio/root").values
+
+    place = plan.address("minio"), _root, plan.region
+    return [MinioUser(name, *place) for name in MINIO_USERS]
 
 
 def _postgres(plan: Plan, vault: VaultClient) -> PostgresServer:

@@ -69,6 +69,14 @@ seal "static" {{
   current_key_id = "stack-1"
   current_key    = "file://{layout.seal_key}"
 }}
+
+# The supervisor takes it from there: its files are bounded, and only this user may read them. Secrets
+# are in it as hashes.
+audit "file" "stdout" {{
+  options {{
+    file_path = "stdout"
+  }}
+}}
 """
     _write(layout.config("vault") / "vault.hcl", content)
 
@@ -157,7 +165,7 @@ def _escaped(value: object) -> str:
 
 def _program(layout: Layout, server: str) -> dict[str, object]:
     command = [sys.executable, "-m", "dataplatform.stack.launch", str(layout.root), server]
-    return {
+    return _outputs(layout, server) | {
         "command": shlex.join(command),
         "autostart": "false",
         "autorestart": "true",
@@ -167,8 +175,19 @@ def _program(layout: Layout, server: str) -> dict[str, object]:
         # PostgreSQL waits for its clients on SIGTERM, and ends them on SIGINT.
         "stopsignal": "INT" if server == "postgres" else "TERM",
         "killasgroup": "true",
-        "redirect_stderr": "true",
-        "stdout_logfile": layout.log(server),
-        "stdout_logfile_maxbytes": "10MB",
-        "stdout_logfile_backups": 2,
     }
+
+
+def _outputs(layout: Layout, server: str) -> dict[str, object]:
+    """Say where a server's log goes; that of Vault is on stderr, and its audit log on stdout."""
+    files = {"stdout": layout.log(server)}
+    if server == "vault":
+        files = {"stdout": layout.log("vault-audit"), "stderr": layout.log(server)}
+    settings: dict[str, object] = {"redirect_stderr": "true" if len(files) == 1 else "false"}
+    for stream, file in files.items():
+        settings |= {
+            f"{stream}_logfile": file,
+            f"{stream}_logfile_maxbytes": "10MB",
+            f"{stream}_logfile_backups": 2,
+        }
+    return settings

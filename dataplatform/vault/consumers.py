@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -12,14 +11,13 @@ from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import RotationError, idle_slot
 
 if TYPE_CHECKING:
-    from minio import Minio, MinioAdmin
-    from urllib3 import PoolManager
+    from dataplatform.lake.object_store_errors import ObjectStoreError
+    from dataplatform.lake.s3 import S3Access
 
 Values = Callable[[], Mapping[str, str]]
 """Reads an administrator's secret, when it is first needed."""
 
 _SECONDS: Final = 10.0
-_REFUSED: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch"})
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,13 @@ class MinioUser:
         name: the consumer's, and its policy's, which has to be there.
         endpoint: MinIO's address, such as `http://127.0.0.1:9000`.
         root: reads `minio/root`.
+        region: the one that requests are signed for.
     """
 
     name: str
     endpoint: str
     root: Values = field(repr=False)
+    region: str = "us-east-1"
 
     @property
     def path(self) -> str:
@@ -48,17 +48,16 @@ class MinioUser:
 
     def install(self, secret: Mapping[str, str]) -> None:
         """Make the user or give it the new key, under the consumer's policy."""
-        import urllib3
-        from minio.error import MinioAdminException
+        from dataplatform.lake.minio_admin import MinIOAdmin
+        from dataplatform.lake.object_store_errors import ObjectStoreError
 
-        admin = self._admin()
         try:
-            admin.user_add(secret["access_key"], secret["secret_key"])
-            admin.policy_set(self.name, user=secret["access_key"])
-        except (MinioAdminException, urllib3.exceptions.HTTPError) as error:
+            admin = MinIOAdmin(self._access(self.root()))
+            admin.ensure_user(secret["access_key"], secret["secret_key"], self.name)
+        except ObjectStoreError as error:
             raise RotationError(
                 f"rotation of {self.path}",
-                f"MinIO at {self.endpoint} did not take the new keys ({error})",
+                f"MinIO at {self.endpoint} did not take the new keys ({_reason(error)})",
                 f"check minio/root in Vault, and that the policy {self.name} exists",
             ) from error
 
@@ -71,50 +70,27 @@ class MinioUser:
     )
     def verify(self, secret: Mapping[str, str]) -> None:
         """Sign a request with the new keys; what they may do is the policy's affair."""
-        import urllib3
-        from minio.error import MinioException, S3Error
+        from dataplatform.lake.minio_admin import is_accepted
+        from dataplatform.lake.object_store_errors import ObjectStoreError
 
         try:
-            self._client(secret).list_buckets()
-        except S3Error as error:
-            if error.code in _REFUSED:
-                raise self._unusable(error.code) from error
-        except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise self._unusable(type(error).__name__) from error
+            if is_accepted(self._access(secret)):
+                return
+        except ObjectStoreError as error:
+            raise self._unusable(_reason(error)) from error
+        raise self._unusable("the store refuses the signature")
 
     def _unusable(self, reason: str) -> RotationError:
         return RotationError(
             f"rotation of {self.path}",
             f"the new keys don't work at {self.endpoint} ({reason})",
-            "see MinIO's log and clock, and run it again",
+            "see the store's log, clock and region, and run it again",
         )
 
-    def _admin(self) -> "MinioAdmin":
-        from minio import MinioAdmin
-        from minio.credentials import StaticProvider
+    def _access(self, key: Mapping[str, str]) -> "S3Access":
+        from dataplatform.lake.s3 import S3Access
 
-        root = self.root()
-        return MinioAdmin(
-            credentials=StaticProvider(root["access_key"], root["secret_key"]),
-            endpoint=urlsplit(self.endpoint).netloc,
-            secure=self._secure,
-            http_client=_pool(),
-        )
-
-    def _client(self, secret: Mapping[str, str]) -> "Minio":
-        from minio import Minio
-
-        return Minio(
-            endpoint=urlsplit(self.endpoint).netloc,
-            access_key=secret["access_key"],
-            secret_key=secret["secret_key"],
-            secure=self._secure,
-            http_client=_pool(),
-        )
-
-    @property
-    def _secure(self) -> bool:
-        return urlsplit(self.endpoint).scheme == "https"
+        return S3Access(self.endpoint, self.region, key["access_key"], key["secret_key"])
 
 
 @dataclass(frozen=True)
@@ -216,7 +192,5 @@ class CoinGeckoKey:
         )
 
 
-def _pool() -> "PoolManager":
-    from urllib3 import PoolManager, Retry, Timeout
-
-    return PoolManager(timeout=Timeout(_SECONDS), retries=Retry(2, backoff_factor=0.2))
+def _reason(error: "ObjectStoreError") -> str:
+    return f"{error.cause}, {error.code}" if error.code else error.cause

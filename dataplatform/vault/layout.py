@@ -158,6 +158,12 @@ _CREATE_LOGIN: Final = (
     "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
     f" IN ROLE {READER}"
 )
+# A role that somebody dropped is as good as ended: else its lease could never be revoked. Vault cuts
+# statements at each semicolon, unless it finds an END between blanks.
+_END_LOGIN: Final = (
+    "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN"
+    ' ALTER ROLE "{{name}}" NOLOGIN; END IF; END $$'
+)
 
 
 def _approle(consumer: str) -> tuple[Declared, Declared]:
@@ -210,7 +216,7 @@ def _database(database: Database) -> tuple[Declared, Declared]:
             "renew_statements": ["ALTER ROLE \"{{name}}\" VALID UNTIL '{{expiration}}'"],
             # Without the second a session that is open would outlive its login.
             "revocation_statements": [
-                'ALTER ROLE "{{name}}" NOLOGIN',
+                _END_LOGIN,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'",
                 'DROP ROLE IF EXISTS "{{name}}"',
             ],

@@ -1,11 +1,12 @@
 """The layout on a real Vault: what it makes, that a second time changes nothing, who may read what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from dataplatform.lake.secrets import SECRETS
 from dataplatform.resources.vault import VaultResource
+from dataplatform.stack.bootstrap import APP_ROLES, vault_layout
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id
 from dataplatform.vault.errors import (
     VaultConflictError,
@@ -92,11 +93,24 @@ def test_secrets_are_written_by_check_and_set_only(
         )
 
 
+def test_the_stacks_roles_are_good_on_its_machine_only(
+    admin: VaultResource, connect: Connect, vault: OpenBao
+) -> None:
+    bootstrap(admin.client, vault_layout())
+    assert bootstrap(admin.client, vault_layout()) == []
+    for role in APP_ROLES:
+        found = vault.root().auth.approle.read_role(role)["data"]
+        assert found["secret_id_bound_cidrs"] == ["127.0.0.1/32"]
+        assert found["token_bound_cidrs"] == ["127.0.0.1"]
+    minio = connect(issue_secret_id(admin.client, "minio"), role_id="minio")
+    assert minio.read("minio/root") == admin.read("minio/root")
+
+
 READS = {
-    "platform": {"minio/platform", "postgres/dagster", "coingecko"},
+    "platform": {"minio/platform", "postgres/dagster", "trino/platform", "coingecko"},
     "trino": {"minio/trino", "postgres/trino"},
     "catalog": {"minio/catalog", "postgres/catalog"},
-    "rotation": set(SECRETS),
+    "rotation": set(SECRETS) - {"trino/platform"},
 }
 
 
@@ -118,6 +132,45 @@ def test_only_rotation_writes_and_never_the_administrators_secrets(as_consumer: 
     assert rotation.write("minio/platform", keys, cas=0) == 1
     with pytest.raises(VaultForbiddenError):
         rotation.write("minio/root", keys, cas=1)
+
+
+def test_rotation_may_note_and_not_change_what_is_kept(
+    as_consumer: Connect, admin: VaultResource
+) -> None:
+    rotation = as_consumer("rotation")
+    rotation.write("minio/platform", {"access_key": "k", "secret_key": "s"}, cas=0)
+    rotation.client.annotate("minio/platform", rotated_at="now")
+    assert admin.secret("minio/platform").metadata == {"rotated_at": "now"}
+    for path, data in (
+        ("minio/platform", {"delete_version_after": "1s"}),
+        ("minio/platform", {"max_versions": 1}),
+        ("minio/root", {"custom_metadata": {"a": "b"}}),
+    ):
+        with pytest.raises(VaultForbiddenError):
+            write(rotation, f"dataplatform/metadata/{path}", data)
+
+
+def test_the_platform_ends_only_logins_of_the_reader(as_consumer: Connect) -> None:
+    for verb in ("renew", "revoke"):
+        with pytest.raises(VaultForbiddenError):
+            write(
+                as_consumer("platform"), f"sys/leases/{verb}", {"lease_id": "auth/approle/login/h"}
+            )
+
+
+def write(resource: VaultResource, path: str, data: Mapping[str, object]) -> None:
+    resource.client.call(path, lambda vault: vault.write_data(path, data=dict(data)))
+
+
+def test_a_token_does_for_a_password_where_trino_takes_one(
+    changes: Changes, admin: VaultResource
+) -> None:
+    changes()
+    login = {"username": "dataplatform", "password": "p"}
+    assert admin.write("trino/platform", login, cas=0) == 1
+    assert admin.write("trino/platform", {"token": "t"}, cas=1) == 2
+    with pytest.raises(VaultRefusedError, match="username, password or token"):
+        admin.write("trino/platform", {**login, "token": "t"}, cas=2)
 
 
 def test_the_platform_encrypts_and_nobody_else_decrypts(as_consumer: Connect) -> None:

@@ -77,6 +77,18 @@ def test_an_error_inside_gives_the_login_back_too(
         log_in(server, credentials)
 
 
+def test_a_login_that_is_gone_already_can_be_given_back(
+    platform: VaultResource, server: PostgresServer, postgres: Server
+) -> None:
+    with platform.database_credentials("reader") as credentials:
+        connection = server.connect(*postgres.admin.values())
+        with closing(connection), connection, connection.cursor() as cursor:
+            cursor.execute(f'DROP ROLE "{credentials.username}"')
+        credentials.lease.revoke()
+    with pytest.raises(VaultLeaseExpiredError):
+        credentials.lease.renew()
+
+
 def test_a_lease_is_renewed_while_it_is_used(
     platform: VaultResource, server: PostgresServer, vault: OpenBao
 ) -> None:

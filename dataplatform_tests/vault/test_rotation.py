@@ -1,8 +1,9 @@
 """Rotation on real servers: the old secret goes on, a killed rotation is finished, two are one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
@@ -14,6 +15,7 @@ from minio.error import S3Error
 from psycopg2.extensions import connection as Connection
 
 from dataplatform.assets.rotation import build_rotation_job, build_rotation_schedule
+from dataplatform.lake.s3 import S3Access
 from dataplatform.resources.rotation import RotationResource
 from dataplatform.resources.vault import VaultResource
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id
@@ -22,6 +24,7 @@ from dataplatform.vault.layout import platform_layout
 from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotatable, Rotated, Rotation, RotationError
 from dataplatform_tests.coingecko_server import CoinGeckoServer
+from dataplatform_tests.minio.servers import versitygw
 from dataplatform_tests.servers import free_port
 from dataplatform_tests.vault.conftest import Connect
 from dataplatform_tests.vault.openbao import OpenBao
@@ -289,6 +292,49 @@ def test_a_server_that_is_not_there_leaves_the_current_secret(
     with pytest.raises(RotationError, match=r"did not take the new keys.*Remedy: check minio/root"):
         rotate(vault_resource, gone)
     assert vault_resource.secret("minio/platform").version == 1
+
+
+@pytest.fixture(scope="session")
+def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Access]:
+    with versitygw(tmp_path_factory.mktemp("versitygw") / "data") as access:
+        yield access
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"access_key": "nobody"}, "refuses the signature"),
+        ({"secret_key": "mistyped"}, "refuses the signature"),
+        (
+            {"region": "elsewhere"},
+            "AuthorizationHeaderMalformed|CredentialScope|InvalidRegion|refuses",
+        ),
+    ],
+)
+def test_only_keys_that_a_store_takes_are_good(
+    versitygw_server: S3Access, change: dict[str, str], code: str
+) -> None:
+    whole = replace(versitygw_server, **change)
+    user = MinioUser("platform", whole.endpoint, dict, whole.region)
+    secret = {"access_key": whole.access_key, "secret_key": whole.secret_key}
+    with pytest.raises(RotationError, match=code):
+        user.verify(secret)
+    good = versitygw_server
+    user = MinioUser("platform", good.endpoint, dict, good.region)
+    user.verify({"access_key": good.access_key, "secret_key": good.secret_key})
+
+
+def test_keys_to_another_store_are_left_and_the_job_says_so(
+    resources: dict[str, object], versitygw_server: S3Access, admin: VaultResource
+) -> None:
+    rotation = RotationResource(s3_endpoint=versitygw_server.endpoint)
+    with DagsterInstance.ephemeral() as instance:
+        assert run_job({**resources, "rotation": rotation}, instance)
+        said = "\n".join(str(each) for each in instance.all_logs(instance.get_runs()[0].run_id))
+    for path in ("minio/platform", "minio/trino", "minio/catalog"):
+        assert f"{path}: left, as {versitygw_server.endpoint} is no MinIO" in said
+        assert admin.client.last_version(path) == 0
+    assert "another store" in said
 
 
 def test_a_wrong_administrator_is_named(vault_resource: VaultResource, postgres: Server) -> None:

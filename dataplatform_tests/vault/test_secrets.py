@@ -1,5 +1,6 @@
 """Secrets by path: from the environment on `local`, from Vault elsewhere."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,13 @@ def test_a_missing_variable_is_named_and_no_value_is() -> None:
     with pytest.raises(SecretNotFoundError, match="DATAPLATFORM_MINIO_ROOT_SECRET_KEY") as caught:
         store.read("minio/root")
     assert "r00t" not in str(caught.value)
+
+
+def test_trinos_secret_is_a_login_or_a_token() -> None:
+    token = {"DATAPLATFORM_TRINO_PLATFORM_TOKEN": "jwt"}
+    assert EnvironmentSecrets(token).read("trino/platform") == {"token": "jwt"}
+    with pytest.raises(SecretNotFoundError, match=r"set .*_USERNAME or .*_TOKEN"):
+        EnvironmentSecrets({}).read("trino/platform")
 
 
 def test_an_unknown_path_is_refused() -> None:
@@ -91,3 +99,25 @@ def test_describing_vault_and_the_rotation_loads_no_client() -> None:
     )
     # dagster itself loads requests.
     assert set(done.stderr.strip().split(", ")) <= {"requests", ""}, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("profile", "there"), [("local", set()), ("stack", {"vault", "minio", "trino"})]
+)
+def test_users_assets_may_ask_for_the_servers_where_there_are_any(
+    profile: str, there: set[str], tmp_path: Path
+) -> None:
+    script = (
+        "from dataplatform.definitions import defs;"
+        "print(*sorted({'vault', 'minio', 'trino'} & set(defs.resources)));"
+        "import sys; print(*sorted({'hvac', 'boto3', 'trino', 'pyspark'} & set(sys.modules)))"
+    )
+    own = {k: v for k, v in os.environ.items() if not k.startswith("DATAPLATFORM_")}
+    # Their addresses are not set: the servers are not up.
+    env = own | {"DATAPLATFORM_PROFILE": profile, "DATAPLATFORM_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True, env=env
+    )
+    resources, heavy = done.stdout.splitlines()
+    assert set(resources.split()) == there
+    assert heavy == ""

@@ -8,6 +8,13 @@ path "dataplatform/data/postgres/dagster" {
 path "dataplatform/data/coingecko" {
   capabilities = ["read"]
 }
+# By which Trino is asked, where it wants a password or a token.
+path "dataplatform/data/catalog/platform" {
+  capabilities = ["read"]
+}
+path "dataplatform/data/trino/platform" {
+  capabilities = ["read"]
+}
 path "database/creds/reader" {
   capabilities = ["read"]
 }
@@ -17,10 +24,19 @@ path "transit/encrypt/dataplatform" {
 path "transit/decrypt/dataplatform" {
   capabilities = ["update"]
 }
-# Leases are renewed and given back by those who know their ids.
+# Logins of the reader are renewed and given back at once by those who know their ids: the end of a
+# token ends its leases too, but later.
 path "sys/leases/renew" {
   capabilities = ["update"]
+  allowed_parameters = {
+    "lease_id"  = ["database/creds/reader/*"]
+    "increment" = []
+  }
 }
 path "sys/leases/revoke" {
   capabilities = ["update"]
+  allowed_parameters = {
+    "lease_id" = ["database/creds/reader/*"]
+    "sync"     = []
+  }
 }

@@ -33,7 +33,50 @@ path "dataplatform/data/coingecko" {
 path "dataplatform/data/rotation/*" {
   capabilities = ["create", "read", "update"]
 }
-# When a secret was rotated, and which version is the last.
-path "dataplatform/metadata/*" {
-  capabilities = ["create", "read", "update"]
+# Which version is the last.
+path "dataplatform/metadata/rotation/*" {
+  capabilities = ["read"]
+}
+# And when a secret was rotated; not how many versions are kept, nor for how long.
+path "dataplatform/metadata/minio/platform" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
+}
+path "dataplatform/metadata/minio/trino" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
+}
+path "dataplatform/metadata/minio/catalog" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
+}
+path "dataplatform/metadata/postgres/dagster" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
+}
+path "dataplatform/metadata/postgres/catalog" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
+}
+path "dataplatform/metadata/postgres/trino" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
+}
+path "dataplatform/metadata/coingecko" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
 }

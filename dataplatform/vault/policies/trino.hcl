@@ -8,3 +8,7 @@ path "dataplatform/data/postgres/trino" {
 path "dataplatform/data/trino/*" {
   capabilities = ["read"]
 }
+# By which others sign in to it: of a password it needs the hash only.
+path "dataplatform/data/trino/platform" {
+  capabilities = ["deny"]
+}
