@@ -141,9 +141,7 @@ def down(
     if not stack.layout.root.exists():
         console.err().print("There is no stack in this home.")
         return
-    stack.down(_progress(time.monotonic()))
-    if purge:
-        stack.purge()
+    stack.down(_progress(time.monotonic()), purge=purge)
     console.err().print("The stack is down." + (" Its data are removed." if purge else ""))
 
 
