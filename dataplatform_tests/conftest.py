@@ -1,6 +1,8 @@
 """What every test may ask for: one Spark session, started by the first test that wants it."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +23,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SERVERS_SECONDS))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int | pytest.ExitCode
+) -> None:
+    """Show what the servers' installation said, which went on beside, where a test failed."""
+    log = Path(os.environ.get("SERVERS_LOG", ""))
+    if exitstatus and log.is_file():
+        terminalreporter.section("installation of the servers")
+        for line in log.read_text(errors="replace").splitlines()[-40:]:
+            terminalreporter.line(line)
 
 
 @pytest.fixture(autouse=True)

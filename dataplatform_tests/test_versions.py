@@ -4,7 +4,13 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-from dataplatform.versions import ICEBERG_VERSION, SPARK_JARS, SPARK_VERSION
+from dataplatform.stack.install import catalog_jars
+from dataplatform.versions import (
+    CATALOG_ICEBERG_VERSION,
+    ICEBERG_VERSION,
+    SPARK_JARS,
+    SPARK_VERSION,
+)
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -21,3 +27,7 @@ def test_iceberg_runtime_is_the_one_for_this_spark() -> None:
         jar.split(":")[1].startswith(f"iceberg-spark-runtime-{minor}_") for jar in runtimes
     ] == [True]
     assert runtimes[0].endswith(f":{ICEBERG_VERSION}")
+
+
+def test_the_rest_catalogs_jars_are_of_the_version_that_status_names() -> None:
+    assert f"org.apache.iceberg:iceberg-core:{CATALOG_ICEBERG_VERSION}" in catalog_jars()

@@ -5,12 +5,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from dataplatform.cli.console import UserError
+from dataplatform.cli.console import UserError, err
 from dataplatform.profiles import Settings
 
 _CONFIG: Final = "dagster.yaml"
 _CONFIG_OF_SERVERS: Final = "dagster.servers.yaml"
-_ROOT: Final = Path(__file__).parents[2]
+_CONFIGS: Final = (_CONFIG, _CONFIG_OF_SERVERS)
+_MARK: Final = "# Written by dp, which writes it anew; without this line it leaves the file alone."
+_PACKAGE: Final = Path(__file__).parents[1]
+_ROOT: Final = _PACKAGE.parent
 _KEPT_LOGS: Final = 20
 
 
@@ -38,17 +41,47 @@ def dagster_home(settings: Settings) -> Path:
 
 
 def prepare_dagster_home(settings: Settings) -> Path:
-    """Make Dagster's home with the project's configuration, and point this process at it."""
+    """Make Dagster's home with the project's configuration, and point this process at it.
+
+    A configuration that somebody else wrote is left as it is, and a note on stderr says so.
+    """
     home = dagster_home(settings)
-    home.mkdir(parents=True, exist_ok=True)
-    config = home / _CONFIG
-    if settings.profile != "local":
-        config.write_text(_on_servers())
-    elif not config.exists():
-        config.unlink(missing_ok=True)  # A link whose target is gone.
-        _configure(config)
+    write_dagster_config(home, servers=settings.profile != "local")
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def write_dagster_config(home: Path, *, servers: bool) -> None:
+    """Write `dagster.yaml` into Dagster's home, unless one is there that is not ours.
+
+    Args:
+        home: Dagster's, which is made where there is none.
+        servers: with Dagster's storage on the profile's servers, not in files beside it.
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    config = home / _CONFIG
+    if config.exists() and not _is_ours(config):
+        if servers:
+            err().print(
+                f"{config} was not written by dp and stays as it is, Dagster's storage with it."
+                " Remedy, if that is not what you want: remove it.",
+                style="yellow",
+            )
+        return
+    if servers:
+        config.unlink(
+            missing_ok=True
+        )  # Not written through a link: that is the project's own file.
+        config.write_text(_on_servers())
+    elif not config.exists() or not config.is_symlink():
+        config.unlink(missing_ok=True)  # A link whose target is gone, or what servers had.
+        _configure(config)
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether we wrote this file: it says so, or is word by word the project's, as a link is."""
+    text = config.read_text()
+    return text.startswith(_MARK) or text in (_source(_CONFIG), _joined())
 
 
 def _configure(config: Path) -> None:
@@ -56,13 +89,23 @@ def _configure(config: Path) -> None:
     source = _ROOT / _CONFIG
     if source.exists():
         config.symlink_to(os.path.relpath(source, config.parent))
-    else:  # Installed as a wheel: Dagster's defaults, but nothing is sent anywhere.
-        config.write_text("telemetry:\n  enabled: false\n")
+    else:
+        config.write_text(f"{_MARK}\n{_source(_CONFIG)}")
 
 
 def _on_servers() -> str:
     """Return the configuration with Dagster's storage on servers."""
-    return "\n".join((_ROOT / name).read_text() for name in (_CONFIG, _CONFIG_OF_SERVERS))
+    return f"{_MARK}\n{_joined()}"
+
+
+def _joined() -> str:
+    return "\n".join(map(_source, _CONFIGS))
+
+
+def _source(name: str) -> str:
+    """Return one of the project's files: beside the package in a checkout, inside it in a wheel."""
+    path = _ROOT / name
+    return (path if path.exists() else _PACKAGE / name).read_text()
 
 
 def new_log(settings: Settings, name: str) -> Path:

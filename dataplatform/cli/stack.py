@@ -1,6 +1,8 @@
 """`dp stack`: the real servers on this machine, brought up, looked at and taken down."""
 
 import functools
+import os
+import shlex
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,7 @@ import typer
 
 from dataplatform.cli import console
 from dataplatform.cli.console import UserError, add_row, grid, size_text, user_errors
-from dataplatform.cli.home import load_settings
+from dataplatform.cli.home import load_settings, write_dagster_config
 
 if TYPE_CHECKING:
     from dataplatform.stack.runner import ServerStatus, Stack
@@ -58,12 +60,16 @@ def up(
     """
     started = time.monotonic()
     stack = _stack()
+    _warn_root()
     stack.up(_progress(started), free_ports=free_ports)
+    home = stack.layout.root / "dagster"
+    write_dagster_config(home, servers=True)
     _show(stack.status())
     screen = console.err()
     screen.print(f"The stack is up ({time.monotonic() - started:.0f} s).", style="green")
     screen.print(
         "Next: export DATAPLATFORM_PROFILE=stack; dp run; dp query; dp ui"
+        f"\nDagster's own commands: export DAGSTER_HOME={shlex.quote(str(home))}"
         "\nLater: dp stack status, dp stack logs NAME, dp stack down",
         style="dim",
     )
@@ -141,10 +147,17 @@ def down(
     if not stack.layout.root.exists():
         console.err().print("There is no stack in this home.")
         return
-    stack.down(_progress(time.monotonic()))
-    if purge:
-        stack.purge()
+    stack.down(_progress(time.monotonic()), purge=purge)
     console.err().print("The stack is down." + (" Its data are removed." if purge else ""))
+
+
+def _warn_root() -> None:
+    if os.geteuid() == 0:
+        console.err().print(
+            "As root, a mistake of any of the servers is root's, and PostgreSQL may pass all files"
+            " (ADR 12): do so on machines only that you throw away.",
+            style="yellow",
+        )
 
 
 def _stack() -> "Stack":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dataplatform.addresses import in_database
@@ -88,16 +89,37 @@ def is_listening(address: str) -> bool:
 
 
 def initialise_vault(layout: Layout, address: str) -> None:
-    """Initialise a Vault that is new; it unseals itself by the key in the state folder."""
+    """Initialise a Vault that is new; it unseals itself by the key in the state folder.
+
+    Raises:
+        StackError: it refuses, or its root token was lost.
+    """
     import httpx
 
-    with httpx.Client(base_url=address, timeout=60.0, trust_env=False) as client:
-        if client.get("/v1/sys/init").json()["initialized"]:
-            return
-        wanted = {"recovery_shares": 1, "recovery_threshold": 1}
-        answer = client.put("/v1/sys/init", json=wanted).raise_for_status().json()
-    write_private(layout.root_token, answer["root_token"])
+    try:
+        with httpx.Client(base_url=address, timeout=60.0, trust_env=False) as client:
+            known = client.get("/v1/sys/init").raise_for_status().json()["initialized"]
+            if known and layout.root_token.exists():
+                return
+            if known:
+                raise StackError(_LOST.format(file=layout.root_token))
+            wanted = {"recovery_shares": 1, "recovery_threshold": 1}
+            answer = client.put("/v1/sys/init", json=wanted).raise_for_status().json()
+    except httpx.HTTPError as error:
+        raise StackError(
+            f"Vault was not initialised ({type(error).__name__})."
+            " Remedy: dp stack logs vault; after a mend, dp stack up."
+        ) from error
+    # The token is last: where it is, both are.
     write_private(layout.recovery_key, answer["recovery_keys"][0])
+    write_private(layout.root_token, answer["root_token"])
+
+
+_LOST: Final = (
+    "Vault is initialised, and its root token is not in {file}: an earlier start was ended before it"
+    " was written, or it was removed. Remedy: bring the file back; else dp stack down --purge, which"
+    " removes the data of all servers, and dp stack up."
+)
 
 
 def bootstrap_vault(layout: Layout, plan: Plan) -> None:
@@ -170,7 +192,7 @@ def _postgres(plan: Plan, vault: VaultClient) -> PostgresServer:
 
 
 def create_cluster(layout: Layout, plan: Plan) -> None:
-    """Run initdb where there are no data yet.
+    """Run initdb where there are no data yet; data that it was killed over are no data.
 
     Raises:
         StackError: it fails.
@@ -178,8 +200,17 @@ def create_cluster(layout: Layout, plan: Plan) -> None:
     data = layout.data("postgres")
     if (data / "PG_VERSION").exists():
         return
+    scratch = data.with_name(".postgres-new")
+    if scratch.exists():
+        shutil.rmtree(scratch)
+    scratch.mkdir(mode=0o700)
     if os.geteuid() == 0:
-        shutil.chown(data, UNPRIVILEGED, UNPRIVILEGED)
+        shutil.chown(scratch, UNPRIVILEGED, UNPRIVILEGED)
+    _run_initdb(plan, scratch)
+    scratch.rename(data)
+
+
+def _run_initdb(plan: Plan, data: Path) -> None:
     with closing(open_vault(plan, "setup")) as vault:
         superuser = vault.read("postgres/superuser").values
     initdb = str(plan.homes["postgres"] / "bin" / "initdb")
@@ -194,7 +225,8 @@ def create_cluster(layout: Layout, plan: Plan) -> None:
     )
     if run.returncode:
         raise StackError(
-            f"initdb failed: {run.stderr.strip()}. Remedy: empty {data}, then dp stack up."
+            f"initdb failed: {run.stderr.strip()}. Remedy: see that the disk has room and who owns"
+            f" {data.parent}; then dp stack up."
         )
 
 

@@ -107,8 +107,13 @@ class Layout:
 
     @property
     def lock(self) -> Path:
-        """Held by the command that changes the stack."""
-        return self.root / ".lock"
+        """Held by the command that changes the stack, also by the one that removes its folder."""
+        return self.root.with_name(".stack.lock")
+
+    @property
+    def lock_holder(self) -> Path:
+        """The number of that command's process."""
+        return self.root.with_name(".stack.lock.pid")
 
     def secret_id(self, role: str) -> Path:
         """Return the file with an AppRole's secret id; the platform's own has the plain name."""

@@ -16,7 +16,8 @@ def answers(server: str, plan: Plan) -> bool:
 
     try:
         return _PROBES[server](plan)
-    except (httpx.HTTPError, OSError, subprocess.SubprocessError):
+    # A ValueError: what answers speaks no JSON, so it is another server.
+    except (httpx.HTTPError, OSError, subprocess.SubprocessError, ValueError):
         return False
 
 

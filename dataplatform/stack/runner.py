@@ -1,10 +1,12 @@
 """The stack as a whole: brought up, looked at, taken down."""
 
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from dataplatform.stack import bootstrap, readiness
 from dataplatform.stack.configuration import write_configuration
@@ -30,13 +32,16 @@ from dataplatform.stack.layout import (
     write_endpoints,
     write_private,
 )
-from dataplatform.stack.supervision import Supervisor
+from dataplatform.stack.supervision import Supervisor, SupervisorError
 from dataplatform.versions import (
+    CATALOG_ICEBERG_VERSION,
     MINIO_VERSION,
     OPENBAO_VERSION,
     POSTGRES_VERSION,
     TRINO_SERVER_VERSION,
 )
+
+LOCK_SECONDS: Final = 30.0
 
 State = Literal["running", "starting", "dead", "given"]
 
@@ -53,7 +58,7 @@ VERSIONS: Final[dict[str, str]] = {
     "vault": f"OpenBao {OPENBAO_VERSION}",
     "postgres": f"PostgreSQL {POSTGRES_VERSION}",
     "minio": f"MinIO {MINIO_VERSION.split('-')[1][:8]}",
-    "catalog": "Iceberg REST 1.10.1",
+    "catalog": f"Iceberg REST {CATALOG_ICEBERG_VERSION}",
     "trino": f"Trino {TRINO_SERVER_VERSION}",
 }
 
@@ -105,16 +110,41 @@ class Stack:
             StackError: a server can't be installed, started or set up.
             JarError: a file can't be fetched.
         """
-        self.layout.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(self.layout.lock):
+        with self._locked():
+            self.layout.root.mkdir(exist_ok=True)
+            self.layout.root.chmod(0o700)  # `dp run` may have made it, open to all.
             self._supervisor.end_orphans()
             plan = self._decide(free=free_ports)
+            before = dict(plan.homes)
             self._install(plan, progress)
+            if self._supervisor.process and plan.homes != before:
+                raise StackError(
+                    "The versions of the servers changed while the stack runs."
+                    " Remedy: dp stack down, then dp stack up."
+                )
             self._configure(plan)
             self._start(plan, progress)
             plan.endpoints = self._endpoints(plan)
             plan.write(self.layout)
             write_endpoints(self.layout, plan.endpoints)
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        """Keep other commands from changing the stack meanwhile."""
+        self.layout.lock.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.layout.lock, timeout=LOCK_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise StackError(
+                f"Another command changes this stack: {_holder(self.layout.lock_holder)}."
+                " Remedy: wait until it ends, or end it."
+            ) from None
+        try:
+            write_private(self.layout.lock_holder, str(os.getpid()))
+            yield
+        finally:
+            lock.release()
 
     def install(self, progress: Progress) -> None:
         """Install the servers and start none: `up` has less to do then; errors as for `up`."""
@@ -259,30 +289,54 @@ class Stack:
         Raises:
             StackError: the stack doesn't run this server, or it doesn't come up.
         """
-        plan = Plan.read(self.layout)
-        if server not in self._supervisor.states():
-            raise StackError(f"The stack runs no {server}. Remedy: dp stack up.")
-        progress(server, "restarting")
-        self._supervisor.stop(server)
-        self._bring_up(server, plan)
-        progress(server, "ready")
+        with self._locked():
+            plan = Plan.read(self.layout)
+            if server not in self._supervisor.states():
+                raise StackError(f"The stack runs no {server}. Remedy: dp stack up.")
+            progress(server, "restarting")
+            self._supervisor.stop(server)
+            self._bring_up(server, plan)
+            progress(server, "ready")
 
-    def down(self, progress: Progress) -> None:
-        """End every server, the last started first, and the supervisor."""
-        with FileLock(self.layout.lock):
-            running = self._supervisor.states()
-            for server in reversed(SERVERS):
-                if server in running:
-                    progress(server, "stopping")
-                    self._supervisor.stop(server)
-                    progress(server, "stopped")
+    def down(self, progress: Progress, *, purge: bool = False) -> None:
+        """End every server, the last started first, and the supervisor.
+
+        Args:
+            progress: told of each step.
+            purge: remove data, configuration, logs and secrets as well.
+
+        Raises:
+            StackError: something can't be removed.
+        """
+        with self._locked():
+            try:
+                self._stop_all(progress)
+            except SupervisorError:
+                progress("supervisor", "does not answer, is ended by a signal")
             self._supervisor.shutdown()
             self._supervisor.end_orphans()
             self.layout.endpoints.unlink(missing_ok=True)
+            if purge:
+                self._purge()
 
-    def purge(self) -> None:
-        """Remove data, configuration, logs and secrets of a stack that is down."""
-        shutil.rmtree(self.layout.root, ignore_errors=True)
+    def _stop_all(self, progress: Progress) -> None:
+        running = self._supervisor.states()
+        for server in reversed(SERVERS):
+            if server in running:
+                progress(server, "stopping")
+                self._supervisor.stop(server)
+                progress(server, "stopped")
+
+    def _purge(self) -> None:
+        try:
+            shutil.rmtree(self.layout.root)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StackError(
+                f"The stack is down, and {error.filename} could not be removed ({error.strerror})."
+                f" Remedy: see who owns it, and remove {self.layout.root}."
+            ) from error
 
 
 def _set_up(server: str, plan: Plan) -> None:
@@ -321,6 +375,15 @@ def listens(process: psutil.Process, port: int) -> bool:
     except psutil.Error:
         return False
     return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found)
+
+
+def _holder(file: Path) -> str:
+    """Return who wrote its number into this file, in words."""
+    text = file.read_text().strip() if file.exists() else ""
+    process = _process(int(text)) if text.isdigit() else None
+    if process is None:
+        return "an unknown process"
+    return f"process {process.pid} ({process.name()})"
 
 
 def _memory(process: psutil.Process) -> int:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from http.client import HTTPException
 from typing import Any, Final
 from xmlrpc.client import Fault, ServerProxy
@@ -25,6 +26,10 @@ _INHERITED: Final = (
     *("JAVA_HOME", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"),
 )
 """What servers get from the shell of `dp stack up`: no key that happens to be in it."""
+
+
+class SupervisorError(StackError):
+    """The supervisor runs and doesn't answer."""
 
 
 class Supervisor:
@@ -63,7 +68,7 @@ class Supervisor:
         )
         deadline = time.monotonic() + _START_SECONDS
         while run.returncode == 0 and time.monotonic() < deadline:
-            if self.process and self._layout.supervisor_socket.exists():
+            if self.process and self._answers():
                 return
             time.sleep(0.05)
         raise StackError(
@@ -90,13 +95,21 @@ class Supervisor:
             return False
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """Return what supervisor knows of each server: its state, pid and time of start."""
+        """Return what supervisor knows of each server: its state, pid and time of start.
+
+        Raises:
+            SupervisorError: it doesn't answer.
+        """
         if not self.process:
             return {}
+        return {one["name"]: one for one in self._call("getAllProcessInfo")}
+
+    def _answers(self) -> bool:
         try:
-            return {one["name"]: one for one in self._call("getAllProcessInfo")}
-        except (OSError, HTTPException):
-            return {}
+            self.states()
+        except SupervisorError:
+            return False
+        return True
 
     def start(self, server: str) -> None:
         """Start a server unless it runs or is being started."""
@@ -113,7 +126,11 @@ class Supervisor:
         process = self.process
         if process is None:
             return
-        self._call("shutdown")
+        try:
+            self._call("shutdown")
+        except SupervisorError:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()  # It takes the signal for the same order.
         try:
             process.wait(_STOP_SECONDS)
         except psutil.TimeoutExpired:
@@ -133,5 +150,10 @@ class Supervisor:
                 f"Supervisor refused {method}{arguments}: {fault.faultString}."
                 f" Remedy: dp stack logs {arguments[0] if arguments else 'supervisor'}."
             ) from None
+        except (OSError, HTTPException) as error:
+            raise SupervisorError(
+                f"The stack's supervisor doesn't answer ({type(error).__name__})."
+                f" Remedy: see {self._layout.log('supervisor')}; dp stack down ends it all the same."
+            ) from error
         finally:
             transport.close()

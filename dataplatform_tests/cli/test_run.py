@@ -42,6 +42,7 @@ from dataplatform_tests.coingecko_server import CoinGeckoServer
 NOWHERE = "http://127.0.0.1:9"
 ASKED = (coins_markets, coins_categories, exchanges, ohlc)
 RAW_ONLY = 'key:"raw/coins_categories"'
+PROJECT_CONFIG = Path(__file__).parents[2] / "dagster.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +204,24 @@ def test_dagsters_home_follows_the_projects_configuration(home: Path) -> None:
     (made / "dagster.yaml").symlink_to("gone.yaml")
     prepare_dagster_home(Settings())
     assert (made / "dagster.yaml").exists()
+
+
+def test_dagsters_home_of_the_servers_is_ours_or_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    config = tmp_path / "dagster.yaml"
+    local, servers = Settings(), Settings.model_validate({"profile": "cluster"})
+    project = PROJECT_CONFIG.read_text()
+    for settings, stores in ((local, False), (servers, True), (servers, True), (local, False)):
+        prepare_dagster_home(settings)
+        assert ("VaultPostgresStorage" in config.read_text()) is stores
+    assert PROJECT_CONFIG.read_text() == project
+    config.unlink()
+    config.write_text("telemetry:\n  enabled: true\n")
+    prepare_dagster_home(servers)
+    assert config.read_text() == "telemetry:\n  enabled: true\n"
+    assert "stays as it is" in capsys.readouterr().err
 
 
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

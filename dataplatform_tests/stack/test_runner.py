@@ -184,9 +184,9 @@ def small(stack: RunningStack) -> Iterator[Stack]:
                 vault.write(f"minio/{name}", secret(stack, f"minio/{name}"), cas=0)
         small.up(quiet)
         yield small
-        small.down(quiet)
         # initdb's files belong to another user where we are root.
-        small.purge()
+        small.down(quiet, purge=True)
+        assert not small.layout.root.exists()
 
 
 def test_a_server_of_the_users_own_is_used_and_not_started(
@@ -220,8 +220,7 @@ def test_a_vault_of_the_users_own_gives_a_new_server_the_secrets_it_has(
                 cursor.execute("SELECT current_user")
                 assert cursor.fetchone() == ("dagster",)
         finally:
-            other.down(quiet)
-            other.purge()
+            other.down(quiet, purge=True)
     assert not other.layout.root_token.exists()
 
 

@@ -1,5 +1,6 @@
 """What the runner decides before it starts anything: ports, paths, versions, addresses."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from dataplatform.cli import app
 from dataplatform.lake.maven import Artifact
-from dataplatform.stack import install
+from dataplatform.stack import install, runner
 from dataplatform.stack.layout import (
     DEFAULT_PORTS,
     Given,
@@ -21,7 +23,7 @@ from dataplatform.stack.layout import (
     choose_ports,
     vault_logins,
 )
-from dataplatform.stack.runner import listens
+from dataplatform.stack.runner import Stack, listens
 from dataplatform.vault.client import MOUNT
 from dataplatform.vault.layout import platform_layout, policy
 from dataplatform.versions import (
@@ -138,3 +140,21 @@ def test_only_who_holds_the_port_is_taken_for_the_server() -> None:
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
             assert not listens(psutil.Process(other.pid), port)
         child.kill()
+
+
+def test_a_command_that_waits_for_another_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "LOCK_SECONDS", 0.1)
+    stack = Stack(tmp_path)
+    with FileLock(stack.layout.lock):
+        stack.layout.lock_holder.write_text(str(os.getpid()))
+        with pytest.raises(StackError, match=rf"process {os.getpid()} \(.*Remedy: wait"):
+            stack.down(lambda _server, _what: None)
+
+
+def test_a_purge_removes_the_folder(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    (stack.layout.root / "data" / "minio").mkdir(parents=True)
+    stack.down(lambda _server, _what: None, purge=True)
+    assert not stack.layout.root.exists()
