@@ -212,13 +212,15 @@ class CoinGeckoResource(ConfigurableResource):
 
         if self.rules.header is None:
             return {}
-        key = _api_key(Settings())
+        settings = Settings()
+        key = _api_key(settings)
         if not key:
+            own = "put it into Vault at `coingecko`"
+            own = "set DATAPLATFORM_COINGECKO_API_KEY" if settings.profile == "local" else own
             raise PermanentApiError(
                 f"CoinGecko API ({self.tier_in_force})",
                 "this tier needs a key, and none is set",
-                "set DATAPLATFORM_COINGECKO_API_KEY (on servers, the secret `coingecko` in Vault),"
-                " or DATAPLATFORM_COINGECKO_TIER=keyless",
+                f"{own}, or DATAPLATFORM_COINGECKO_TIER=keyless",
             )
         return {self.rules.header: key.strip()}
 
