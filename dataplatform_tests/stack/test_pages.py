@@ -51,7 +51,7 @@ def test_files_that_others_put_into_minio_reach_trinos_views(
     assert sorted(rows.rows) == [(coin, 1) for coin in sorted(coins)]
 
 
-def test_the_run_and_its_output_show_in_dagster(dev: DagsterDev, page: Page) -> None:
+def test_the_run_shows_in_dagster(dev: DagsterDev, page: Page) -> None:
     run = dev.wait_for_runs(600, "inbox_job")[0]
     page.goto(f"{dev.url}/runs/{run['runId']}", wait_until="domcontentloaded")
     page.get_by_text("Success", exact=True).first.wait_for()
