@@ -90,7 +90,8 @@ def dagster_dev(folder: Path, settings: Mapping[str, str]) -> Generator[DagsterD
             yield dev
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
+            # Dagster gives each of its services 45 s.
+            process.wait(timeout=150)
 
 
 def _wait_until_up(dev: DagsterDev, process: "subprocess.Popen[bytes]", folder: Path) -> None:

@@ -17,13 +17,13 @@ class OneKey:
         return {"access_key": ROOT, "secret_key": SECRET}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Access]:
     with minio(tmp_path_factory.mktemp("minio") / "data") as access:
         yield access
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Access]:
     with versitygw(tmp_path_factory.mktemp("versitygw") / "data") as access:
         yield access

@@ -49,7 +49,7 @@ class TrinoLake:
         connection.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers() -> Iterator[Servers]:
     # Not below pytest's own folder, which PostgreSQL's user may not enter.
     root = Path(tempfile.mkdtemp(prefix="trino-"))

@@ -45,13 +45,13 @@ def admin(vault: OpenBao, connect: Connect) -> VaultResource:
     return connect(vault.root_token, auth="token")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def postgres() -> Generator[servers.Server]:
     with servers.postgres() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Generator[servers.Server]:
     with servers.minio(tmp_path_factory.mktemp("minio")) as server:
         yield server

@@ -294,7 +294,7 @@ def test_a_server_that_is_not_there_leaves_the_current_secret(
     assert vault_resource.secret("minio/platform").version == 1
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def versitygw_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Access]:
     with versitygw(tmp_path_factory.mktemp("versitygw") / "data") as access:
         yield access
