@@ -63,6 +63,10 @@ test: setup  ## Run the tests (not those that need servers, a cluster or a brows
 test-browser: setup  ## Run the tests of the UI (needs Chromium)
 	@$(BIN)/python -m pytest -m browser $(TESTS) $(ARGS)
 
+.PHONY: test-stack
+test-stack: setup  ## Run the tests on the real servers; ARGS="-m faults" those that disturb them
+	@$(BIN)/python -m pytest -m "stack and not faults" $(TESTS) $(ARGS)
+
 .PHONY: lint lint-style lint-types lint-definitions
 lint: lint-style lint-types lint-definitions  ## Check style, types and that the code location loads
 lint-style: setup

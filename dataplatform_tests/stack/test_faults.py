@@ -38,7 +38,7 @@ from dataplatform_tests.stack.proxy import Moment, Proxy, Strike
 from dataplatform_tests.stack.test_runner import PUBLIC, SECRETS, until
 from dataplatform_tests.stack.worker import Outcome, Worker, worker
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(600)]
 
 TABLES = ("market_snapshots", "price_points")
 """They are built side by side: one fails, and the other is on its way."""
