@@ -279,8 +279,11 @@ class Stack:
         state = _state(str(known.get("statename", "")), lambda: self._ready(server, plan))
         if process is None:
             return ServerStatus(server, VERSIONS[server], state, address)
-        since = datetime.fromtimestamp(process.create_time(), UTC)
-        memory = sum(map(_memory, (process, *process.children(recursive=True))))
+        try:
+            since = datetime.fromtimestamp(process.create_time(), UTC)
+            memory = sum(map(_memory, (process, *process.children(recursive=True))))
+        except psutil.NoSuchProcess:  # It died while it was looked at.
+            return ServerStatus(server, VERSIONS[server], "dead", address)
         return ServerStatus(server, VERSIONS[server], state, address, process.pid, memory, since)
 
     def restart(self, server: str, progress: Progress) -> None:

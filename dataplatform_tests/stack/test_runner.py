@@ -26,7 +26,7 @@ from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotation
 from dataplatform_tests.stack.conftest import RunningStack, quiet
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
 GIB = 1024**3
 SECRETS = (

@@ -22,7 +22,7 @@ from dataplatform_tests.stack.conftest import RunningStack
 from dataplatform_tests.stack.test_runner import PUBLIC, processes_of
 from dataplatform_tests.stack.worker import worker
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.stack, pytest.mark.faults, pytest.mark.timeout(900)]
 
 LINEAGE = ("raw/coins_markets", "warehouse/market_snapshots", "analytics/data_freshness")
 MARK = "DATAPLATFORM_TESTS_OF_SECRETS"
