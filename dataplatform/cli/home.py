@@ -69,9 +69,8 @@ def write_dagster_config(home: Path, *, servers: bool) -> None:
             )
         return
     if servers:
-        config.unlink(
-            missing_ok=True
-        )  # Not written through a link: that is the project's own file.
+        # Not written through a link: that is the project's own file.
+        config.unlink(missing_ok=True)
         config.write_text(_on_servers())
     elif not config.exists() or not config.is_symlink():
         config.unlink(missing_ok=True)  # A link whose target is gone, or what servers had.
