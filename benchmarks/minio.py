@@ -23,11 +23,11 @@ from benchmarks import sensor
 from benchmarks.report import Comparison, Result
 from benchmarks.simulated_lake import workspace
 from benchmarks.simulation import utc
-from dataplatform.lake.api_client import Response
+from dataplatform.lake.api.client import Response
 from dataplatform.lake.landing import Scope, land
 from dataplatform.lake.manifest import RawZone, Slot
-from dataplatform.lake.object_store import ObjectStore, open_bucket
-from dataplatform.lake.s3 import S3Access, s3_client
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket
+from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform.raw.coingecko.ohlc import endpoint as ohlc
 from dataplatform.resources.lake import LakeResource
 from dataplatform.sensors import inbox_tick

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from dataplatform.lake.build import Builder, TableResult
 from dataplatform.lake.catalog import SqliteCatalog
 from dataplatform.lake.manifest import RawZone
-from dataplatform.lake.object_store import open_folder
 from dataplatform.lake.plan import Lake
 from dataplatform.lake.spark import lake_session, local_conf, prepare_environment
+from dataplatform.lake.store.object_store import open_folder
 from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
 from dataplatform.versions import SPARK_JARS

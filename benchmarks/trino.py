@@ -21,7 +21,7 @@ from benchmarks.trino_lake import place_of
 from dataplatform.lake.maintenance import Size, size
 from dataplatform.lake.manifest import Origin
 from dataplatform.lake.schema import identifier
-from dataplatform.lake.trino_client import TrinoClient
+from dataplatform.lake.trino.client import TrinoClient
 from dataplatform.profiles import Settings
 from dataplatform.resources.servers import find_servers
 from dataplatform.stack.layout import Given

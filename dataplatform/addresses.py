@@ -45,7 +45,7 @@ def _split(value: str, schemes: frozenset[str]) -> SplitResult:
         known = False
     if not known:
         raise ValueError(f"write it as {max(schemes)}://HOST:PORT")
-    _refuse("a user or a password (they are in Vault)", "@" in parts.netloc)
+    _refuse("a user or a password (put them into Vault)", "@" in parts.netloc)
     _refuse("a fragment", parts.fragment)
     return parts
 

@@ -9,23 +9,14 @@ from dataplatform.automation import build_jobs, build_schedules, build_sensors
 from dataplatform.profiles import Settings
 from dataplatform.resources.coingecko import CoinGeckoResource
 from dataplatform.resources.lake import LakeResource
-from dataplatform.resources.minio import MinIOResource
-from dataplatform.resources.rotation import build_rotation_resources
+from dataplatform.resources.servers import build_server_resources
 from dataplatform.resources.spark_local import SparkLocalResource
-from dataplatform.resources.trino import TrinoResource
-from dataplatform.resources.vault import VaultResource
 from dataplatform.resources.views import ViewsResource
 from dataplatform.views import declared_views
 
 settings = Settings()
 engine_kind = "duckdb" if settings.profile == "local" else "trino"
 views = declared_views(settings.profile)
-# For users' own assets: each asks its server when it is first used.
-servers = {
-    "vault": VaultResource.from_settings(settings),
-    "minio": MinIOResource.from_settings(settings),
-    "trino": TrinoResource.from_settings(settings),
-}
 
 defs = Definitions(
     assets=[*build_raw_assets(), build_table_assets(), *build_view_assets(views, engine_kind)],
@@ -42,7 +33,6 @@ defs = Definitions(
         "coingecko": CoinGeckoResource.from_settings(settings),
         "spark": SparkLocalResource(memory=settings.spark_memory),
         "views": ViewsResource(),
-        **(servers if settings.profile != "local" else {}),
-        **build_rotation_resources(settings),
+        **build_server_resources(settings),
     },
 )

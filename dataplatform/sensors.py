@@ -34,7 +34,7 @@ from dataplatform.assets.maintenance import JOB as MAINTENANCE_JOB
 from dataplatform.assets.raw import raw_key
 from dataplatform.assets.tables import build_target, table_key
 from dataplatform.lake.manifest import Arrival, Cursor, Origin, advance
-from dataplatform.lake.object_store import StoredObject
+from dataplatform.lake.store.object_store import StoredObject
 from dataplatform.profiles import ORIGIN_TAG
 from dataplatform.raw.inbox import INBOX, inbox, waiting
 from dataplatform.resources.lake import LakeResource

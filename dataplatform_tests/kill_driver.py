@@ -22,11 +22,11 @@ from dagster import DagsterInstance, asset, materialize
 
 from dataplatform.assets.tables import build_table_assets
 from dataplatform.lake import build, landing
-from dataplatform.lake.api_client import Response
+from dataplatform.lake.api.client import Response
 from dataplatform.lake.landing import Scope, land, plan_slot
 from dataplatform.lake.manifest import RawZone
-from dataplatform.lake.object_store import ObjectStore
 from dataplatform.lake.query import EmbeddedEngine
+from dataplatform.lake.store.object_store import ObjectStore
 from dataplatform.raw import all_endpoints
 from dataplatform.resources.lake import LakeResource
 from dataplatform.resources.spark_local import SparkLocalResource

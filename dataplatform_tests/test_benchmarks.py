@@ -16,7 +16,7 @@ from benchmarks.processes import ProgramFailedError, measure
 from benchmarks.report import Comparison, Result, save, show
 from benchmarks.simulation import Market, land_snapshot, utc
 from dataplatform.lake.manifest import Cursor, RawZone
-from dataplatform.lake.object_store import open_folder
+from dataplatform.lake.store.object_store import open_folder
 from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
 
 AT = utc("2025-03-01T07:00")

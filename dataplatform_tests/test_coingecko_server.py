@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.raw.coingecko import api_endpoints
 from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Host, schema_violations

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.lake.landing import records_in
 from dataplatform.lake.schema import iceberg_schema
 from dataplatform.lake.spec import TableSpec

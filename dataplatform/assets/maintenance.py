@@ -65,7 +65,7 @@ def maintain_tables(
         # Before the first table is touched rather than in the middle.
         retention.require_for(name)
     with lake.writer_lock(context.run.run_id):
-        session = spark.session(lake)
+        session = spark.session(lake.place)
         maintenance = Maintenance(lake.catalog(), lambda: session, retention)
         for name in names:
             _report(context, name, maintenance.maintain(name))

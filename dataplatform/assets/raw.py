@@ -33,8 +33,8 @@ from dagster import (
 
 from dataplatform.assets.partitions import DAILY
 from dataplatform.assets.raw_preview import preview
-from dataplatform.lake.api_errors import PermanentApiError
-from dataplatform.lake.endpoint import RECORD_COLUMNS, Endpoint, Every, Field
+from dataplatform.lake.api.endpoint import RECORD_COLUMNS, Endpoint, Every, Field
+from dataplatform.lake.api.errors import PermanentApiError
 from dataplatform.lake.landing import Landing, Scope, land, plan_slot
 from dataplatform.lake.manifest import RawZone
 from dataplatform.raw.coingecko import api_endpoints

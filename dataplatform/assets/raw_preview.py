@@ -8,7 +8,7 @@ import orjson
 from dagster import MetadataValue
 
 from dataplatform.assets.plots import markdown_table
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.lake.landing import Landing
 from dataplatform.lake.manifest import RawFile, RawZone
 

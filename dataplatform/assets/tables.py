@@ -100,7 +100,7 @@ def _build(
     try:
         target = build_target(lake)
         with lake.writer_lock(context.run.run_id) as still_writer:
-            builder = Builder(target, declared, lambda: spark.session(lake), still_writer)
+            builder = Builder(target, declared, lambda: spark.session(lake.place), still_writer)
             for result in builder.build(selected):
                 context.log.info(_sentence(result))
                 yield _materialized(declared[result.table], declared, result, target)

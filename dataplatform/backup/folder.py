@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from dataplatform.lake.object_store import ObjectStore, S3Access, open_bucket, open_folder
+from dataplatform.lake.store.object_store import ObjectStore, S3Access, open_bucket, open_folder
 
 _SCHEME: Final = "s3://"
 _VARIABLES: Final = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from dataplatform.backup.folder import BackupFolder, StoredFile
-from dataplatform.lake.s3 import S3Access, explained, s3_client
+from dataplatform.lake.store.s3 import S3Access, explained, s3_client
 
 Count = Callable[[int], None]
 """Told how many objects are done."""

@@ -10,8 +10,8 @@ from dataplatform.backup.databases import Databases
 from dataplatform.backup.folder import BackupError
 from dataplatform.backup.manifest import VaultKeys
 from dataplatform.backup.objects import LakeBucket
-from dataplatform.lake.buckets import DATA_BUCKETS
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.buckets import DATA_BUCKETS
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform.stack.install import install_postgres
 from dataplatform.stack.launch import open_vault
 from dataplatform.stack.layout import Layout, Plan

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dataplatform.backup.manifest import TableState
 from dataplatform.lake.catalog import file_io
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.s3 import S3Access
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table

@@ -54,9 +54,9 @@ def user_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     @functools.wraps(command)
     def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         from dataplatform.lake.dialect import QueryError
-        from dataplatform.lake.object_store_errors import ObjectStoreError
         from dataplatform.lake.place import NotConfiguredError
         from dataplatform.lake.secrets import SecretError
+        from dataplatform.lake.store.errors import ObjectStoreError
 
         known = (UserError, QueryError, NotConfiguredError, SecretError, ObjectStoreError)
         try:

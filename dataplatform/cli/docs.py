@@ -12,7 +12,7 @@ from dataplatform.cli import console
 from dataplatform.cli.console import UserError, user_errors
 
 if TYPE_CHECKING:
-    from dataplatform.lake.endpoint import Endpoint, Field
+    from dataplatform.lake.api.endpoint import Endpoint, Field
     from dataplatform.lake.spec import Column, TableSpec
     from dataplatform.lake.views import Schemas, ViewSpec
 

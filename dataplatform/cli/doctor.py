@@ -185,13 +185,11 @@ def _catalog_of_servers(settings: "Settings") -> Finding:
     """Each of pyiceberg, Spark and Trino writes a row, and reads those of the others."""
     from dataplatform.lake.round_trip import round_trip
     from dataplatform.profiles import lake_place
-    from dataplatform.resources.lake import LakeResource
     from dataplatform.resources.servers import find_servers
     from dataplatform.resources.spark_local import SparkLocalResource
 
     place = lake_place(settings)
-    resource = LakeResource(home=str(settings.home), origin=place.origin, profile=settings.profile)
-    spark = SparkLocalResource(memory=settings.spark_memory).session(resource)
+    spark = SparkLocalResource(memory=settings.spark_memory).session(place)
     missed = round_trip(place.open_catalog(), spark, find_servers(settings).trino(place.origin))
     if not missed:
         return Finding("catalog", "ok", "pyiceberg, Spark and Trino read what each of them wrote")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dataplatform.cli.events import RunFacts
     from dataplatform.cli.progress import ProgressView
-    from dataplatform.lake.endpoint import Endpoint
+    from dataplatform.lake.api.endpoint import Endpoint
     from dataplatform.lake.place import LakePlace
     from dataplatform.profiles import Settings
 

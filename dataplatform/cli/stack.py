@@ -33,8 +33,8 @@ def _stack_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         from dataplatform.lake.jvm import JavaNotFoundError
         from dataplatform.lake.maven import JarError
-        from dataplatform.lake.object_store_errors import ObjectStoreError
         from dataplatform.lake.secrets import SecretError
+        from dataplatform.lake.store.errors import ObjectStoreError
         from dataplatform.stack.layout import StackError
 
         foreseen = (StackError, SecretError, ObjectStoreError, JarError, JavaNotFoundError)

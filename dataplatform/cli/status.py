@@ -13,7 +13,7 @@ from dataplatform.cli.home import dagster_home, load_settings
 from dataplatform.cli.lake import open_engine, open_lake
 
 if TYPE_CHECKING:
-    from dataplatform.lake.endpoint import Every
+    from dataplatform.lake.api.endpoint import Every
     from dataplatform.lake.manifest import Manifest, Origin
     from dataplatform.lake.place import LakePlace
     from dataplatform.lake.spec import TableSpec

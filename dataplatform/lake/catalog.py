@@ -11,8 +11,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 from requests import Response, Session
 from requests.adapters import HTTPAdapter
 
-from dataplatform.lake.object_store import S3Access
 from dataplatform.lake.spec import CATALOG, NAMESPACE
+from dataplatform.lake.store.object_store import S3Access
 
 _SPARK: Final = f"spark.sql.catalog.{CATALOG}"
 _SPARK_COMMON: Final = {

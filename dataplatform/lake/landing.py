@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import orjson
 
-from dataplatform.lake.api_errors import NotFoundError, PermanentApiError
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
+from dataplatform.lake.api.errors import NotFoundError, PermanentApiError
 from dataplatform.lake.manifest import Manifest, RawFile, RawZone, Slot, kept_headers, sha256
 
 logger = logging.getLogger(__name__)

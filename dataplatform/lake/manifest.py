@@ -23,7 +23,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from dataplatform.lake.object_store import ObjectStore
+from dataplatform.lake.store.object_store import ObjectStore
 
 Origin = Literal["live", "recorded"]
 _KEPT_HEADERS: Final = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dataplatform.lake.manifest import Origin, RawZone
-from dataplatform.lake.object_store import ObjectStore, S3Access, open_bucket, open_folder
+from dataplatform.lake.store.object_store import ObjectStore, S3Access, open_bucket, open_folder
 from dataplatform.lake.writer_lock import StillWriter
 
 if TYPE_CHECKING:

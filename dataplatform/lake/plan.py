@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyiceberg.catalog import Catalog
 from pyiceberg.table.snapshots import Snapshot
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.lake.inspect import live_rows
 from dataplatform.lake.manifest import Arrival, Cursor, Manifest, Origin, RawZone
 from dataplatform.lake.records import by_endpoint

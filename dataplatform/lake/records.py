@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from dataplatform.lake.endpoint import RECORD_COLUMNS, Endpoint, Field
+from dataplatform.lake.api.endpoint import RECORD_COLUMNS, Endpoint, Field
 from dataplatform.lake.manifest import Manifest, RawFile, RawZone
 
 if TYPE_CHECKING:

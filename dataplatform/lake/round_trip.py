@@ -14,7 +14,7 @@ from dataplatform.lake.spec import CATALOG
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from dataplatform.lake.trino_client import TrinoClient
+    from dataplatform.lake.trino.client import TrinoClient
 
 NAMESPACE: Final = "doctor"
 _COLUMN: Final = "writer"

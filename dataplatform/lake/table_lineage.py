@@ -19,7 +19,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from dataplatform.lake.endpoint import RECORD_COLUMNS, Endpoint
+from dataplatform.lake.api.endpoint import RECORD_COLUMNS, Endpoint
 from dataplatform.lake.spec import NAMESPACE, TableSpec
 from dataplatform.lake.state import ALL_DAYS
 from dataplatform.lake.views import Relation

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 
 
 @cache

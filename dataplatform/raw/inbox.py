@@ -25,10 +25,10 @@ from typing import Final, Literal
 import orjson
 from pydantic import BaseModel
 
-from dataplatform.lake.endpoint import Endpoint, Field, money, price
+from dataplatform.lake.api.endpoint import Endpoint, Field, money, price
 from dataplatform.lake.landing import Landing, commit, visible, write_body
 from dataplatform.lake.manifest import Manifest, Origin, RawFile, RawZone, Slot, sha256
-from dataplatform.lake.object_store import ObjectStore, StoredObject
+from dataplatform.lake.store.object_store import ObjectStore, StoredObject
 
 INBOX: Final = "inbox"
 SETTLE: Final = timedelta(seconds=3)

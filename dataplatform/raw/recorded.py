@@ -12,8 +12,8 @@ from importlib.resources.abc import Traversable
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from dataplatform.lake.api_client import Response
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.client import Response
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.lake.landing import Landing, commit, raw_file
 from dataplatform.lake.manifest import Manifest, RawZone, Slot
 from dataplatform.raw.inbox import inbox, land_file

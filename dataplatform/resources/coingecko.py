@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from dagster import ConfigurableResource
 from pydantic import ConfigDict, Field, field_validator
 
-from dataplatform.lake.api_errors import without_userinfo
+from dataplatform.lake.api.errors import without_userinfo
 from dataplatform.profiles import DEFAULT_COINS, Settings, Tier
 
 if TYPE_CHECKING:
-    from dataplatform.lake.api_client import ApiClient, Response
-    from dataplatform.lake.budget import BudgetStatus, SharedBudget
+    from dataplatform.lake.api.budget import BudgetStatus, SharedBudget
+    from dataplatform.lake.api.client import ApiClient, Response
 
 RELEARN_SECONDS: Final = 3600.0
 """How long what `/key` said about a pro key's limits is taken as true."""
@@ -145,7 +145,7 @@ class CoinGeckoResource(ConfigurableResource):
         Raises:
             PermanentApiError: the tier's key is missing, or no header can carry it.
         """
-        from dataplatform.lake.api_client import ApiClient, Patience
+        from dataplatform.lake.api.client import ApiClient, Patience
 
         patience = Patience(read=self.read_timeout, total=self.total_timeout)
         return ApiClient(self._address, self._shared_budget, self._secret_headers(), patience)
@@ -157,8 +157,8 @@ class CoinGeckoResource(ConfigurableResource):
 
     def ping(self) -> Reachability:
         """Ask whether the API is there: one short try, not paced, not retried."""
-        from dataplatform.lake.api_client import json_of
-        from dataplatform.lake.api_errors import ApiError, PermanentApiError
+        from dataplatform.lake.api.client import json_of
+        from dataplatform.lake.api.errors import ApiError, PermanentApiError
 
         try:
             answer = json_of(self.client.fetch_once("/ping", timeout=PING_SECONDS))
@@ -176,7 +176,7 @@ class CoinGeckoResource(ConfigurableResource):
 
     def key_usage(self) -> KeyUsage | None:
         """Return what the API says about a pro key; None for other tiers, which have no `/key`."""
-        from dataplatform.lake.api_client import json_of
+        from dataplatform.lake.api.client import json_of
 
         if self.tier_in_force != "pro":
             return None
@@ -198,7 +198,7 @@ class CoinGeckoResource(ConfigurableResource):
     def _shared_budget(self) -> "SharedBudget":
         from urllib.parse import urlsplit
 
-        from dataplatform.lake.budget import SharedBudget
+        from dataplatform.lake.api.budget import SharedBudget
 
         return SharedBudget(
             Path(self.state_folder) / "ratelimit.sqlite",
@@ -208,7 +208,7 @@ class CoinGeckoResource(ConfigurableResource):
         )
 
     def _secret_headers(self) -> dict[str, str]:
-        from dataplatform.lake.api_errors import PermanentApiError
+        from dataplatform.lake.api.errors import PermanentApiError
 
         if self.rules.header is None:
             return {}

@@ -27,8 +27,8 @@ from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.engine.url import URL, make_url
 
 from dataplatform.addresses import in_database
-from dataplatform.lake.buckets import LOGS
 from dataplatform.lake.secrets import SecretError
+from dataplatform.lake.store.buckets import LOGS
 from dataplatform.profiles import Settings
 from dataplatform.resources.servers import required
 from dataplatform.resources.vault import open_secrets

@@ -9,8 +9,8 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import PrivateAttr
 
 from dataplatform.lake.manifest import Origin, RawZone
-from dataplatform.lake.object_store import ObjectStore
 from dataplatform.lake.place import LakePlace
+from dataplatform.lake.store.object_store import ObjectStore
 from dataplatform.lake.writer_lock import StillWriter
 from dataplatform.profiles import ORIGIN_TAG, Settings, lake_place
 

@@ -5,17 +5,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dagster import ConfigurableResource
-from pydantic import PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
 
-from dataplatform.lake.object_changes import ChangeCursor, Changes, changes
-from dataplatform.lake.object_store import ObjectStore, open_bucket
-from dataplatform.lake.s3 import S3Access
+from dataplatform.addresses import ServerAddress
 from dataplatform.lake.secrets import SecretStore
+from dataplatform.lake.store.changes import ChangeCursor, Changes, changes
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform.profiles import Settings
 
 if TYPE_CHECKING:
-    from dataplatform.lake.buckets import BucketSpec
-    from dataplatform.lake.minio_admin import MinIOAdmin
+    from dataplatform.lake.store.buckets import BucketSpec
+    from dataplatform.lake.store.minio_admin import MinIOAdmin
 
 
 class MinIOResource(ConfigurableResource):
@@ -26,7 +27,7 @@ class MinIOResource(ConfigurableResource):
     60 s for an answer) and are repeated a bounded number of times where that is safe.
 
     Every method, and every method of the `ObjectStore` it opens, raises an `ObjectStoreError` of
-    `dataplatform.lake.object_store_errors`, which names cause and remedy: access refused, bucket
+    `dataplatform.lake.store.errors`, which names cause and remedy: access refused, bucket
     missing, store full, unreachable and failed are types of their own.
 
     Attributes:
@@ -37,7 +38,10 @@ class MinIOResource(ConfigurableResource):
         admin_secret: the path of the key that may set up buckets and users.
     """
 
-    endpoint: str | None = None
+    # What is refused may hold a password: it is not repeated.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    endpoint: ServerAddress | None = None
     region: str = "us-east-1"
     path_style: bool = True
     secret: str = "minio/platform"  # noqa: S105
@@ -90,8 +94,8 @@ class MinIOResource(ConfigurableResource):
         Returns:
             what changed, in words; empty where everything was as it should be.
         """
-        from dataplatform.lake.buckets import BUCKETS, ensure_bucket
-        from dataplatform.lake.minio_admin import POLICIES
+        from dataplatform.lake.store.buckets import BUCKETS, ensure_bucket
+        from dataplatform.lake.store.minio_admin import POLICIES
 
         access = self._access(self.admin_secret)
         changed = [line for spec in (buckets or BUCKETS) for line in ensure_bucket(access, spec)]
@@ -102,7 +106,7 @@ class MinIOResource(ConfigurableResource):
     @cached_property
     def admin(self) -> "MinIOAdmin":
         """MinIO's users, policies and quotas, with the key of `admin_secret`."""
-        from dataplatform.lake.minio_admin import MinIOAdmin
+        from dataplatform.lake.store.minio_admin import MinIOAdmin
 
         return MinIOAdmin(self._access(self.admin_secret))
 

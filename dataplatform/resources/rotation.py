@@ -5,8 +5,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dagster import ConfigurableResource
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from dataplatform.addresses import PostgresAddress, ServerAddress
 from dataplatform.profiles import Settings
 from dataplatform.resources.coingecko import TIERS
 from dataplatform.resources.vault import VaultResource
@@ -29,13 +30,26 @@ class RotationResource(ConfigurableResource):
         coingecko_base_url: another address of the API, without user and password.
     """
 
-    s3_endpoint: str | None = None
+    # What is refused may hold a password: it is not repeated.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    s3_endpoint: ServerAddress | None = None
     s3_region: str = "us-east-1"
-    postgres_url: str | None = None
+    postgres_url: PostgresAddress | None = None
     minio_users: list[str] = Field(default=["platform", "trino", "catalog"])
     postgres_logins: list[str] = Field(default=["dagster", "catalog", "trino"])
     coingecko_tier: str | None = None
     coingecko_base_url: str | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "RotationResource":
+        """Describe the servers as the settings say; nothing is read or asked yet."""
+        return cls(
+            s3_endpoint=settings.s3_endpoint,
+            s3_region=settings.s3_region,
+            postgres_url=settings.postgres_url,
+            coingecko_tier=settings.coingecko_tier,
+        )
 
     def consumers(self, vault: VaultResource) -> "dict[str, Rotatable]":
         """Return who uses a secret that can be rotated, by the secret's path; only the store is asked, what it is.
@@ -61,7 +75,7 @@ class RotationResource(ConfigurableResource):
     @cached_property
     def left_out(self) -> tuple[str, ...]:
         """The paths of keys to a store that is not MinIO: who runs it makes them."""
-        from dataplatform.lake.minio_admin import is_minio
+        from dataplatform.lake.store.minio_admin import is_minio
 
         if self.s3_endpoint is None or is_minio(self.s3_endpoint):
             return ()
@@ -77,16 +91,3 @@ class RotationResource(ConfigurableResource):
             header=rules.header or "",
             probe="/key" if self.coingecko_tier == "pro" else "/ping",
         )
-
-
-def build_rotation_resources(settings: Settings) -> dict[str, ConfigurableResource]:
-    """Return what the rotation job needs on servers; nothing on `local`, which has no such job."""
-    if settings.profile == "local":
-        return {}
-    rotation = RotationResource(
-        s3_endpoint=settings.s3_endpoint,
-        s3_region=settings.s3_region,
-        postgres_url=settings.postgres_url,
-        coingecko_tier=settings.coingecko_tier,
-    )
-    return {"rotation": rotation, "rotation_vault": VaultResource.for_rotation(settings)}

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Final
 
 from dataplatform.addresses import in_database
 from dataplatform.lake.manifest import Origin
-from dataplatform.lake.object_store import S3Access
 from dataplatform.lake.place import LakeServers, NotConfiguredError, ServerLake
+from dataplatform.lake.store.object_store import S3Access
 
 if TYPE_CHECKING:
+    from dagster import ConfigurableResource
+
     from dataplatform.lake.secrets import SecretStore
-    from dataplatform.lake.trino_client import TrinoClient
+    from dataplatform.lake.trino.client import TrinoClient
     from dataplatform.lake.view_engine import QueryEngine
     from dataplatform.lake.views import Relation
     from dataplatform.profiles import Settings
@@ -67,7 +69,7 @@ class PlatformServers(LakeServers):
 
     def open_engine(self, lake: ServerLake, declared: "Iterable[Relation]") -> "QueryEngine":
         """Return Trino over `lake`; it is asked nothing yet."""
-        from dataplatform.lake.trino_engine import TrinoEngine
+        from dataplatform.lake.trino.engine import TrinoEngine
 
         return TrinoEngine(self.trino(lake.origin), lake.open_catalog(), lake.origin, declared)
 
@@ -84,6 +86,27 @@ def _catalog_login(secrets: "SecretStore") -> Mapping[str, str]:
 
     found = secrets.read("catalog/platform")
     return {name: found[name] for name in CATALOG_LOGIN if found.get(name)}
+
+
+def build_server_resources(settings: "Settings") -> "dict[str, ConfigurableResource]":
+    """Return the resources that only servers have, for users' own assets and the rotation job.
+
+    None on `local`. Each asks its server when it is first used.
+    """
+    if settings.profile == "local":
+        return {}
+    from dataplatform.resources.minio import MinIOResource
+    from dataplatform.resources.rotation import RotationResource
+    from dataplatform.resources.trino import TrinoResource
+    from dataplatform.resources.vault import VaultResource
+
+    return {
+        "vault": VaultResource.from_settings(settings),
+        "minio": MinIOResource.from_settings(settings),
+        "trino": TrinoResource.from_settings(settings),
+        "rotation": RotationResource.from_settings(settings),
+        "rotation_vault": VaultResource.for_rotation(settings),
+    }
 
 
 def find_servers(settings: "Settings") -> PlatformServers:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from dagster import ConfigurableResource
 from pydantic import PrivateAttr
 
+from dataplatform.lake.place import LakePlace
 from dataplatform.lake.spark import lake_session, local_conf, prepare_environment
-from dataplatform.resources.lake import LakeResource
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -22,7 +22,7 @@ class SparkLocalResource(ConfigurableResource):
     memory: str = "1g"
     _spark: "SparkSession | None" = PrivateAttr(default=None)
 
-    def session(self, lake: LakeResource) -> "SparkSession":
+    def session(self, lake: LakePlace) -> "SparkSession":
         """Return a session that sees `lake`; starts the JVM (about 4 s) at the first call.
 
         Raises:
@@ -33,8 +33,6 @@ class SparkLocalResource(ConfigurableResource):
             prepare_environment()
             from dagster_pyspark import LazyPySparkResource
 
-            resource = LazyPySparkResource(
-                spark_config=local_conf(self.memory, lake.place.spark_jars)
-            )
+            resource = LazyPySparkResource(spark_config=local_conf(self.memory, lake.spark_jars))
             self._spark = resource.spark_session
-        return lake_session(self._spark, lake.place.spark_conf())
+        return lake_session(self._spark, lake.spark_conf())

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 from dagster import ConfigurableResource, InitResourceContext, get_dagster_logger
 from pydantic import ConfigDict, PrivateAttr, field_validator
 
+from dataplatform.addresses import ServerAddress
 from dataplatform.profiles import Settings, TrinoAuth
 
 if TYPE_CHECKING:
     from dataplatform.lake.secrets import SecretStore
     from dataplatform.lake.sql_engine import QueryResult, ResultStream
-    from dataplatform.lake.trino_client import Login, Progress, TrinoClient
+    from dataplatform.lake.trino.client import Login, Progress, TrinoClient
 
 SECRET: Final = "trino/platform"  # noqa: S105  a path
 _RUN_TAG: Final = "dagster/run_id"
@@ -28,7 +29,7 @@ class TrinoResource(ConfigurableResource):
     Statements that only read, and those that are as good done twice, are tried again while Trino is
     away, starting up or full; any other is sent once. A statement that is under way when the run is
     cancelled is cancelled too. Every method raises a `QueryError` whose message names cause and
-    remedy; `dataplatform.lake.trino_errors` lists its types.
+    remedy; `dataplatform.lake.trino.errors` lists its types.
 
     Attributes:
         url: such as `https://trino.example.org:8443`, without user and password.
@@ -42,10 +43,10 @@ class TrinoResource(ConfigurableResource):
         retry_seconds: how long a statement that changes nothing is tried again.
     """
 
-    # What is refused is not repeated in the refusal.
+    # What is refused may hold a password: it is not repeated.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    url: str | None = None
+    url: ServerAddress | None = None
     user: str = "dataplatform"
     # Dagster's config knows no Literal.
     auth: str = "none"
@@ -57,16 +58,6 @@ class TrinoResource(ConfigurableResource):
     retry_seconds: float = 30.0
     _client: "TrinoClient | None" = PrivateAttr(default=None)
     _run_id: str | None = PrivateAttr(default=None)
-
-    @field_validator("url")
-    @classmethod
-    def _refuse_secrets(cls, value: str | None) -> str | None:
-        if value is not None and "@" in value:
-            raise ValueError(
-                "Dagster would store the user and password in Trino's address. Remedy: put both"
-                f" into the secret {SECRET}."
-            )
-        return value
 
     @field_validator("auth")
     @classmethod
@@ -122,7 +113,7 @@ class TrinoResource(ConfigurableResource):
             NotConfiguredError: no address is set.
         """
         from dataplatform.lake.place import NotConfiguredError
-        from dataplatform.lake.trino_client import TrinoClient, TrinoServer
+        from dataplatform.lake.trino.client import TrinoClient, TrinoServer
 
         if not self.url:
             raise NotConfiguredError(
@@ -153,7 +144,7 @@ class TrinoResource(ConfigurableResource):
     def _login(self, secrets: "SecretStore") -> "Login":
         from trino.auth import BasicAuthentication, JWTAuthentication
 
-        from dataplatform.lake.trino_client import Login
+        from dataplatform.lake.trino.client import Login
 
         if self.auth == "none":
             return Login()

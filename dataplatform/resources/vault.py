@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dagster import ConfigurableResource, InitResourceContext
-from pydantic import PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
 
+from dataplatform.addresses import ServerAddress
 from dataplatform.lake.secrets import EnvironmentSecrets, SecretStore
 from dataplatform.profiles import Settings
 
@@ -44,7 +45,10 @@ class VaultResource(ConfigurableResource):
         patience: seconds for all attempts at one request together.
     """
 
-    address: str | None = None
+    # What is refused may hold a password: it is not repeated.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    address: ServerAddress | None = None
     # Dagster's config knows no Literal.
     auth: str = "approle"
     role_id: str | None = None

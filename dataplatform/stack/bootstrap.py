@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dataplatform.addresses import in_database
-from dataplatform.lake.buckets import BUCKETS, ensure_bucket
-from dataplatform.lake.minio_admin import POLICIES, MinIOAdmin
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.buckets import BUCKETS, ensure_bucket
+from dataplatform.lake.store.minio_admin import POLICIES, MinIOAdmin
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform.stack.launch import UNPRIVILEGED, open_vault, unprivileged
 from dataplatform.stack.layout import HOST, Layout, Plan, StackError, write_private
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id

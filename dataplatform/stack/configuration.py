@@ -8,7 +8,7 @@ from typing import Final
 
 from dataplatform.addresses import in_database
 from dataplatform.lake.place import bucket_of
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform.resources.servers import TRINO_CATALOGS
 from dataplatform.stack.layout import HOST, Layout, Plan
 

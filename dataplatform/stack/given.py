@@ -4,8 +4,8 @@ import json
 from contextlib import closing
 from typing import Final
 
-from dataplatform.lake.object_store_errors import ObjectStoreError
 from dataplatform.lake.secrets import SecretError
+from dataplatform.lake.store.errors import ObjectStoreError
 from dataplatform.stack.bootstrap import SET_UP, consumers_of
 from dataplatform.stack.launch import open_vault
 from dataplatform.stack.layout import Plan, StackError

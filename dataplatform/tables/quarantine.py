@@ -7,7 +7,7 @@ files that can't be read end here instead of in a table, and can be traced to th
 from functools import reduce
 from typing import TYPE_CHECKING, Final
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.lake.spec import LINEAGE, Column, Inputs, TableSpec
 from dataplatform.raw import all_endpoints
 

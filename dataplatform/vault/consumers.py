@@ -11,8 +11,8 @@ from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import RotationError, idle_slot
 
 if TYPE_CHECKING:
-    from dataplatform.lake.object_store_errors import ObjectStoreError
-    from dataplatform.lake.s3 import S3Access
+    from dataplatform.lake.store.errors import ObjectStoreError
+    from dataplatform.lake.store.s3 import S3Access
 
 Values = Callable[[], Mapping[str, str]]
 """Reads an administrator's secret, when it is first needed."""
@@ -48,8 +48,8 @@ class MinioUser:
 
     def install(self, secret: Mapping[str, str]) -> None:
         """Make the user or give it the new key, under the consumer's policy."""
-        from dataplatform.lake.minio_admin import MinIOAdmin
-        from dataplatform.lake.object_store_errors import ObjectStoreError
+        from dataplatform.lake.store.errors import ObjectStoreError
+        from dataplatform.lake.store.minio_admin import MinIOAdmin
 
         try:
             admin = MinIOAdmin(self._access(self.root()))
@@ -70,8 +70,8 @@ class MinioUser:
     )
     def verify(self, secret: Mapping[str, str]) -> None:
         """Sign a request with the new keys; what they may do is the policy's affair."""
-        from dataplatform.lake.minio_admin import is_accepted
-        from dataplatform.lake.object_store_errors import ObjectStoreError
+        from dataplatform.lake.store.errors import ObjectStoreError
+        from dataplatform.lake.store.minio_admin import is_accepted
 
         try:
             if is_accepted(self._access(secret)):
@@ -88,7 +88,7 @@ class MinioUser:
         )
 
     def _access(self, key: Mapping[str, str]) -> "S3Access":
-        from dataplatform.lake.s3 import S3Access
+        from dataplatform.lake.store.s3 import S3Access
 
         return S3Access(self.endpoint, self.region, key["access_key"], key["secret_key"])
 
@@ -168,7 +168,7 @@ class CoinGeckoKey:
         """Ask the API once with the key."""
         import httpx
 
-        from dataplatform.lake.api_errors import error_of
+        from dataplatform.lake.api.errors import error_of
 
         key = secret.get("api_key", "").strip()
         if not key.isascii() or not key.isprintable() or not key:

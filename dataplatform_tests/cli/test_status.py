@@ -44,7 +44,7 @@ def test_without_a_lake_the_remedy_is_to_run() -> None:
 
 def test_a_built_lake_is_shown_asset_by_asset(lake: SmallLake) -> None:
     from dataplatform.lake.manifest import RawZone
-    from dataplatform.lake.object_store import open_folder
+    from dataplatform.lake.store.object_store import open_folder
 
     land_recordings(RawZone(open_folder(lake.folders.datalake)), coins_categories)
     result = CliRunner().invoke(app, ["status"])
@@ -65,7 +65,7 @@ def test_an_asset_is_one_line_with_its_whole_times_at_any_width(
     lake: SmallLake, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     from dataplatform.lake.manifest import RawZone
-    from dataplatform.lake.object_store import open_folder
+    from dataplatform.lake.store.object_store import open_folder
 
     land_recordings(RawZone(open_folder(lake.folders.datalake)), coins_categories)
     lake.insert("global_market", [{"snapshot_at": at("2025-01-02 03:00")}])

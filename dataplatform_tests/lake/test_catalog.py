@@ -10,7 +10,7 @@ import requests
 
 from dataplatform.lake import catalog
 from dataplatform.lake.catalog import RestCatalogServer
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.s3 import S3Access
 
 ACCESS = S3Access("http://127.0.0.1:9000", "us-east-1", "key", "hidden-key")
 LOGIN = {"credential": "me:hidden-login", "oauth2-server-uri": "https://id.example.org/token"}

@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.lake.manifest import Cursor, Manifest
 from dataplatform.lake.records import RecordReader
 from dataplatform.raw.inbox import inbox, land_file

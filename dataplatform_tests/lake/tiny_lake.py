@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
+from dataplatform.lake.api.endpoint import Endpoint, Field, price
 from dataplatform.lake.build import Builder, TableResult
 from dataplatform.lake.catalog import SqliteCatalog
-from dataplatform.lake.endpoint import Endpoint, Field, price
 from dataplatform.lake.landing import write_body
 from dataplatform.lake.manifest import Manifest, RawFile, RawZone, Slot, sha256
-from dataplatform.lake.object_store import open_folder
 from dataplatform.lake.plan import Lake
 from dataplatform.lake.schema import identifier
 from dataplatform.lake.spark import lake_session
 from dataplatform.lake.spec import LINEAGE, Check, Column, Inputs, TableSpec
+from dataplatform.lake.store.object_store import open_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -18,6 +18,7 @@ from dataplatform.lake.maintenance import (
     RetentionTooShortError,
 )
 from dataplatform.lake.manifest import Cursor
+from dataplatform.lake.place import LakePlace
 from dataplatform.lake.schema import ensure_table
 from dataplatform.lake.spark import lake_session
 from dataplatform.lake.state import NO_DAYS, TableState, changed_since, published_state
@@ -177,11 +178,11 @@ def test_young_orphans_are_never_removed_not_even_by_name() -> None:
 class OneSpark(SparkLocalResource):
     """The test run's own JVM."""
 
-    def session(self, lake: LakeResource) -> "SparkSession":
+    def session(self, lake: LakePlace) -> "SparkSession":
         from pyspark.sql import SparkSession
 
         # Not the active session: that is the main thread's, and tables are built in others.
-        return lake_session(SparkSession.builder.getOrCreate(), lake.place.spark_conf())
+        return lake_session(SparkSession.builder.getOrCreate(), lake.spark_conf())
 
 
 def test_the_job_reports_on_each_table_it_maintained(worn: SmallLake, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from dataplatform.lake.object_store import ObjectStore, open_bucket, open_folder
-from dataplatform.lake.s3 import S3Access, s3_client
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket, open_folder
+from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform.resources.minio import MinIOResource
 from dataplatform_tests.minio.servers import ROOT, SECRET, minio, versitygw
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform_tests.servers import free_port, minio_program, versitygw_program
 
 ROOT = "root-of-the-tests"

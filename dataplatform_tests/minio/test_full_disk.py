@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lake.object_store import ObjectStore, open_bucket, open_folder
-from dataplatform.lake.object_store_errors import StoreFullError
-from dataplatform.lake.s3 import s3_client
+from dataplatform.lake.store.errors import StoreFullError
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket, open_folder
+from dataplatform.lake.store.s3 import s3_client
 from dataplatform_tests.minio.servers import minio, versitygw
 
 SERVERS = {"minio": minio, "versitygw": versitygw}

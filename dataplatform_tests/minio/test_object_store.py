@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from dataplatform.lake.object_changes import ChangeCursor, changes
-from dataplatform.lake.object_store import PART_SIZE, ObjectStore
+from dataplatform.lake.store.changes import ChangeCursor, changes
+from dataplatform.lake.store.object_store import PART_SIZE, ObjectStore
 
 ODD = ["a b", "a+b", "100%", "%20", "ü", "#x", "a?b", "a&b=c", "日本", "a~b", "[x]", "a'b", "😀"]
 

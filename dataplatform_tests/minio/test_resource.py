@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 from dagster import asset, materialize
 
-from dataplatform.lake.minio_admin import POLICIES, is_accepted
-from dataplatform.lake.object_changes import ChangeCursor
-from dataplatform.lake.object_store import ObjectStore, open_bucket
-from dataplatform.lake.object_store_errors import (
+from dataplatform.lake.store.changes import ChangeCursor
+from dataplatform.lake.store.errors import (
     ObjectStoreError,
     StoreAccessError,
     StoreFullError,
     StoreRefusedError,
     StoreUnreachableError,
 )
-from dataplatform.lake.s3 import S3Access, s3_client
+from dataplatform.lake.store.minio_admin import POLICIES, is_accepted
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket
+from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform.resources.minio import MinIOResource
 from dataplatform_tests.minio.conftest import OneKey, new_bucket
 from dataplatform_tests.minio.servers import SECRET

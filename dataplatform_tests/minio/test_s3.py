@@ -10,16 +10,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dataplatform.lake.buckets import BucketSpec, ensure_bucket
-from dataplatform.lake.object_store import ObjectStore, open_bucket, open_folder
-from dataplatform.lake.object_store_errors import (
+from dataplatform.lake.store.buckets import BucketSpec, ensure_bucket
+from dataplatform.lake.store.errors import (
     BucketMissingError,
     InvalidKeyError,
     ObjectStoreError,
     StoreAccessError,
     StoreUnreachableError,
 )
-from dataplatform.lake.s3 import S3Access, s3_client
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket, open_folder
+from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform_tests.minio.conftest import new_bucket
 from dataplatform_tests.minio.servers import SECRET
 
@@ -82,7 +82,7 @@ def test_a_store_that_does_not_answer_is_named_as_such(
     verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = S3Access("http://127.0.0.1:9", "us-east-1", "a", SECRET)
-    monkeypatch.setattr("dataplatform.lake.object_store._RETRIES", {"max_retries": 1})
+    monkeypatch.setattr("dataplatform.lake.store.object_store._RETRIES", {"max_retries": 1})
     assert isinstance(refused(open_bucket(nowhere, "b"), verb), StoreUnreachableError)
 
 

@@ -13,8 +13,8 @@ from pydantic import PrivateAttr
 
 from dataplatform.lake.landing import Landing
 from dataplatform.lake.manifest import Cursor, Manifest, RawZone, Slot, advance
-from dataplatform.lake.object_store import ObjectStore, open_bucket
-from dataplatform.lake.s3 import S3Access, s3_client
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket
+from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform.raw import inbox as inbox_module
 from dataplatform.raw.inbox import land_inbox
 from dataplatform.resources.lake import LakeResource

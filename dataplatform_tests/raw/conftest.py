@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lake.api_client import ApiClient, Patience
-from dataplatform.lake.budget import SharedBudget
+from dataplatform.lake.api.budget import SharedBudget
+from dataplatform.lake.api.client import ApiClient, Patience
 from dataplatform.lake.manifest import RawZone
-from dataplatform.lake.object_store import open_bucket, open_folder
+from dataplatform.lake.store.object_store import open_bucket, open_folder
 from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 from dataplatform_tests.minio.conftest import minio_server, new_bucket

@@ -6,9 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dataplatform.lake.api_client import ApiClient, Patience
-from dataplatform.lake.api_errors import PermanentApiError, TransientApiError
-from dataplatform.lake.budget import SharedBudget
+from dataplatform.lake.api.budget import SharedBudget
+from dataplatform.lake.api.client import ApiClient, Patience
+from dataplatform.lake.api.errors import PermanentApiError, TransientApiError
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
 from dataplatform_tests.raw.conftest import Waits
 

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dataplatform.lake.api_errors import (
+from dataplatform.lake.api.errors import (
     NotFoundError,
     PermanentApiError,
     TransientApiError,

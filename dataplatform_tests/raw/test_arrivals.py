@@ -22,8 +22,8 @@ from dataplatform.lake.manifest import (
     advance,
     marker_key,
 )
-from dataplatform.lake.object_store import ObjectStore, StoredObject, open_bucket, open_folder
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.object_store import ObjectStore, StoredObject, open_bucket, open_folder
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform_tests.minio.conftest import new_bucket
 
 T0 = datetime(2026, 11, 20, 23, 50, tzinfo=UTC)

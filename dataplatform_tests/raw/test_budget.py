@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lake.budget import RECOVERY_SECONDS, SharedBudget
+from dataplatform.lake.api.budget import RECOVERY_SECONDS, SharedBudget
 
 
 class Clock:
@@ -149,7 +149,7 @@ def test_what_the_api_says_of_its_limits_binds(tmp_path: Path, clock: Clock) -> 
 _PROCESS = """
 import sys, time
 from pathlib import Path
-from dataplatform.lake.budget import SharedBudget
+from dataplatform.lake.api.budget import SharedBudget
 budget = SharedBudget(Path(sys.argv[1]), "x", per_minute=1200)
 for _ in range(10):
     budget.acquire()

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import ValidationError
 
-from dataplatform.lake.api_errors import PermanentApiError
+from dataplatform.lake.api.errors import PermanentApiError
 from dataplatform.profiles import Settings
 from dataplatform.resources.coingecko import TIERS, CoinGeckoResource
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault

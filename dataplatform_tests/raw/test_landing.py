@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dataplatform.lake import landing
-from dataplatform.lake.api_client import ApiClient, Response
-from dataplatform.lake.api_errors import NotFoundError, PermanentApiError, TransientApiError
-from dataplatform.lake.endpoint import Endpoint, Field
+from dataplatform.lake.api.client import ApiClient, Response
+from dataplatform.lake.api.endpoint import Endpoint, Field
+from dataplatform.lake.api.errors import NotFoundError, PermanentApiError, TransientApiError
 from dataplatform.lake.landing import (
     WRITERS,
     Landing,
@@ -23,7 +23,7 @@ from dataplatform.lake.landing import (
     records_in,
 )
 from dataplatform.lake.manifest import ARRIVALS, Cursor, RawZone, sha256
-from dataplatform.lake.object_store import ObjectStore, open_folder
+from dataplatform.lake.store.object_store import ObjectStore, open_folder
 from dataplatform.raw.coingecko.coins_list import endpoint as coins_list
 from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
 from dataplatform.raw.coingecko.exchanges import endpoint as exchanges

@@ -5,7 +5,7 @@ from importlib.resources import files
 import orjson
 import pytest
 
-from dataplatform.lake.endpoint import Endpoint
+from dataplatform.lake.api.endpoint import Endpoint
 from dataplatform.lake.manifest import Cursor, RawZone, sha256
 from dataplatform.raw import all_endpoints
 from dataplatform.raw.coingecko import api_endpoints

@@ -20,9 +20,9 @@ from pyiceberg.table import StaticTable
 from dataplatform.backup.databases import Databases
 from dataplatform.backup.manifest import Manifest
 from dataplatform.backup.servers import open_servers
-from dataplatform.lake.buckets import DATA_BUCKETS
 from dataplatform.lake.catalog import file_io
-from dataplatform.lake.s3 import S3Access, s3_client
+from dataplatform.lake.store.buckets import DATA_BUCKETS
+from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform.lake.writer_lock import postgres_lock
 from dataplatform.profiles import Settings, lake_place
 from dataplatform.resources.servers import find_servers

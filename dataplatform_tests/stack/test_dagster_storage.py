@@ -12,8 +12,8 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.scheduler.instigation import TickStatus
 
 from dataplatform.cli.prune import prune
-from dataplatform.lake.buckets import LOGS
-from dataplatform.lake.object_store import ObjectStore, open_bucket
+from dataplatform.lake.store.buckets import LOGS
+from dataplatform.lake.store.object_store import ObjectStore, open_bucket
 from dataplatform.resources.servers import find_servers
 from dataplatform_tests.stack.conftest import RunningStack
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from dataplatform.lake.manifest import Origin
-from dataplatform.lake.object_store import ObjectStore
 from dataplatform.lake.place import LakePlace, LocalLake
 from dataplatform.lake.spec import NAMESPACE
 from dataplatform.lake.sql_engine import QueryResult
+from dataplatform.lake.store.object_store import ObjectStore
 from dataplatform.lake.view_engine import QueryEngine
 from dataplatform.profiles import lake_place
 from dataplatform.tables import all_specs

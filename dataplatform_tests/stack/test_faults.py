@@ -18,11 +18,11 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from dataplatform.lake.minio_admin import MinIOAdmin
 from dataplatform.lake.place import LakePlace, LocalLake
-from dataplatform.lake.s3 import S3Access
 from dataplatform.lake.schema import AUDIT_BRANCH, ensure_table, identifier
 from dataplatform.lake.spec import NAMESPACE
+from dataplatform.lake.store.minio_admin import MinIOAdmin
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform.profiles import lake_place
 from dataplatform.resources.rotation import RotationResource
 from dataplatform.resources.vault import VaultResource

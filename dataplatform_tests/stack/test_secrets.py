@@ -3,17 +3,18 @@
 import gzip
 import subprocess
 import sys
+import threading
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
 import pytest
 
-from dataplatform.lake.buckets import BUCKETS
-from dataplatform.lake.object_store import open_bucket
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.buckets import BUCKETS
+from dataplatform.lake.store.object_store import open_bucket
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform.stack.launch import open_vault
 from dataplatform.vault.client import MOUNT, VaultClient
 from dataplatform.vault.postgres import PostgresServer
@@ -43,6 +44,9 @@ FILES = {
 }
 """Files of the stack, and why."""
 
+Process = tuple[Mapping[str, str], str]
+"""A process's environment and its command line."""
+
 
 @dataclass(frozen=True)
 class Scanned:
@@ -56,7 +60,7 @@ class Scanned:
 
     secrets: Mapping[str, bytes]
     said: bytes
-    dagster: tuple[tuple[Mapping[str, str], str], ...]
+    dagster: tuple[Process, ...]
 
     def within(self, text: bytes) -> list[str]:
         """Return which secrets stand in a text; empty for none."""
@@ -73,20 +77,39 @@ def scanned(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Sc
     with log.open("wb") as output, worker(env, folder) as runs:
         daemon = subprocess.Popen(command, env=env, cwd=folder, stdout=output, stderr=output)
         try:
-            done = runs.run(*LINEAGE)
+            with watched() as seen:
+                done = runs.run(*LINEAGE)
             assert done.success, done.errors
-            seen = tuple(marked())
         finally:
             daemon.terminate()
             daemon.wait(timeout=60)
-    return Scanned(values_of(stack), done.said.encode() + log.read_bytes(), seen)
+    return Scanned(values_of(stack), done.said.encode() + log.read_bytes(), tuple(seen.values()))
 
 
-def marked() -> Iterator[tuple[Mapping[str, str], str]]:
+@contextmanager
+def watched() -> Generator[dict[int, Process]]:
+    """Gather all of Dagster's processes by PID: a run's JVM is gone when the run has ended."""
+    seen: dict[int, Process] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(1):
+            seen.update(marked())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def marked() -> Iterator[tuple[int, Process]]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if MARK in process.environ():
-                yield process.environ(), "\0".join(process.cmdline())
+                yield process.pid, (process.environ(), "\0".join(process.cmdline()))
 
 
 def values_of(stack: RunningStack) -> dict[str, bytes]:
@@ -153,7 +176,7 @@ def test_a_servers_environment_holds_its_own_and_no_command_line_any(
 def test_no_process_of_dagster_was_given_one(scanned: Scanned) -> None:
     lines = [line for _, line in scanned.dagster]
     assert any("dagster._daemon" in line for line in lines)
-    assert any("java" in line for line in lines), "the JVM has ended already"
+    assert any("java" in line for line in lines)
     for environment, line in scanned.dagster:
         assert scanned.within(line.encode()) == []
         assert [n for n, value in environment.items() if scanned.within(value.encode())] == []

@@ -121,13 +121,12 @@ def _build(home: Path, tables: tuple[str, ...]) -> None:
     from dataplatform.lake.place import LocalLake
     from dataplatform.lake.plan import Lake
     from dataplatform.lake.spark import lake_session
-    from dataplatform.profiles import Settings
+    from dataplatform.profiles import Settings, lake_place
     from dataplatform.raw import all_endpoints
-    from dataplatform.resources.lake import LakeResource
     from dataplatform.resources.spark_local import SparkLocalResource
     from dataplatform.tables import all_specs
 
-    servers = LakeResource(home=str(Settings().home), origin="live", profile="stack")
+    servers = lake_place(Settings(), "live")
     place = LocalLake(home, "live")
     lake = Lake(place.raw_zone, place.open_catalog(), all_endpoints(), "live")
     # By way of the servers' lake: its jars must be on the JVM's class path from the start.

@@ -12,7 +12,7 @@ from sqlglot.lineage import lineage
 from dataplatform.assets.lineage import relation_key
 from dataplatform.assets.raw import build_raw_assets
 from dataplatform.assets.tables import build_table_assets
-from dataplatform.lake.endpoint import RECORD_COLUMNS
+from dataplatform.lake.api.endpoint import RECORD_COLUMNS
 from dataplatform.lake.spec import Inputs, TableSpec
 from dataplatform.lake.table_lineage import LineageUnknownError, table_lineage
 from dataplatform.lake.views import Relation

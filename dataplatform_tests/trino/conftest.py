@@ -12,8 +12,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 
 from dataplatform.lake.manifest import Origin
-from dataplatform.lake.trino_client import Progress, TrinoClient, TrinoServer
-from dataplatform.lake.trino_engine import TrinoEngine
+from dataplatform.lake.trino.client import Progress, TrinoClient, TrinoServer
+from dataplatform.lake.trino.engine import TrinoEngine
 from dataplatform.lake.views import Relation
 from dataplatform.tables import all_specs
 from dataplatform.views import all_views

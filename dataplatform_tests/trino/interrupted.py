@@ -4,7 +4,7 @@ import sys
 
 from dagster import AssetExecutionContext, asset, materialize
 
-from dataplatform.lake.trino_client import TrinoClient, TrinoServer
+from dataplatform.lake.trino.client import TrinoClient, TrinoServer
 from dataplatform.resources.trino import TrinoResource
 
 LONG = "SELECT count(*) FROM tpch.sf1000.lineitem AS a CROSS JOIN tpch.sf1000.lineitem AS b"

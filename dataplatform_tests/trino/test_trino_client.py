@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from trino.auth import BasicAuthentication, JWTAuthentication
 
-from dataplatform.lake import trino_errors as errors
 from dataplatform.lake.dialect import QueryError
-from dataplatform.lake.trino_client import Login, TrinoClient, TrinoServer, quoted
+from dataplatform.lake.trino import errors
+from dataplatform.lake.trino.client import Login, TrinoClient, TrinoServer, quoted
 from dataplatform_tests.trino.conftest import TrinoLake
 from dataplatform_tests.trino.servers import PASSWORD, STRANGER, USER, Servers, free_port, token
 
@@ -102,7 +102,7 @@ def test_progress_is_reported_at_the_end(trino: TrinoLake) -> None:
 
 
 def test_progress_is_reported_on_the_way(trino: TrinoLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataplatform.lake.trino_client._REPORT_EVERY", 100)
+    monkeypatch.setattr("dataplatform.lake.trino.client._REPORT_EVERY", 100)
     trino.client.query("SELECT count(DISTINCT partkey) FROM tpch.sf1.lineitem")
     assert "RUNNING" in {report.state for report in trino.reports}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dataplatform.lake.dialect import QueryError
-from dataplatform.lake.trino_errors import StaleViewError, UnknownColumnError
+from dataplatform.lake.trino.errors import StaleViewError, UnknownColumnError
 from dataplatform.lake.view_engine import drift, orphans, prune, repair, stale, verify
 from dataplatform.lake.views import ViewSpec, parse_view
 from dataplatform_tests.trino.conftest import TrinoLake

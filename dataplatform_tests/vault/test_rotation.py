@@ -15,7 +15,7 @@ from minio.error import S3Error
 from psycopg2.extensions import connection as Connection
 
 from dataplatform.assets.rotation import build_rotation_job, build_rotation_schedule
-from dataplatform.lake.s3 import S3Access
+from dataplatform.lake.store.s3 import S3Access
 from dataplatform.resources.rotation import RotationResource
 from dataplatform.resources.vault import VaultResource
 from dataplatform.vault.bootstrap import bootstrap, issue_secret_id

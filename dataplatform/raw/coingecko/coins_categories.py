@@ -1,6 +1,6 @@
 """CoinGecko's `/coins/categories`."""
 
-from dataplatform.lake.endpoint import Endpoint, Field, money
+from dataplatform.lake.api.endpoint import Endpoint, Field, money
 
 endpoint = Endpoint(
     name="coins_categories",

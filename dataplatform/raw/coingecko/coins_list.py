@@ -1,6 +1,6 @@
 """CoinGecko's `/coins/list`."""
 
-from dataplatform.lake.endpoint import Endpoint, Field
+from dataplatform.lake.api.endpoint import Endpoint, Field
 
 endpoint = Endpoint(
     name="coins_list",

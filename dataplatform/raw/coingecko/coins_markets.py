@@ -1,6 +1,6 @@
 """CoinGecko's `/coins/markets`."""
 
-from dataplatform.lake.endpoint import Endpoint, Field, money, price
+from dataplatform.lake.api.endpoint import Endpoint, Field, money, price
 
 endpoint = Endpoint(
     name="coins_markets",

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dataplatform.lake.endpoint import Endpoint, Field, epoch_ms, money, price
+from dataplatform.lake.api.endpoint import Endpoint, Field, epoch_ms, money, price
 
 # A neighbour array that is shorter, or shifted, gives null rather than another point's figure.
 _RECORDS: Final = """

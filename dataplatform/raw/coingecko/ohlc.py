@@ -1,6 +1,6 @@
 """CoinGecko's `/coins/{id}/ohlc`."""
 
-from dataplatform.lake.endpoint import Endpoint, epoch_ms, price
+from dataplatform.lake.api.endpoint import Endpoint, epoch_ms, price
 
 endpoint = Endpoint(
     name="ohlc",

@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from dataplatform.lake.buckets import LOGS
-from dataplatform.lake.object_store_errors import (
+from dataplatform.lake.store.buckets import LOGS
+from dataplatform.lake.store.errors import (
     ObjectStoreError,
     StoreAccessError,
     error_of,
 )
-from dataplatform.lake.s3 import S3Access, explained, s3_client
+from dataplatform.lake.store.s3 import S3Access, explained, s3_client
 
 if TYPE_CHECKING:
     from minio import MinioAdmin

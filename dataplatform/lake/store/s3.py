@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
-from dataplatform.lake.object_store_errors import error_of
+from dataplatform.lake.store.errors import error_of
 
 
 @dataclass(frozen=True)

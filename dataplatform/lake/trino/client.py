@@ -24,8 +24,8 @@ from trino.dbapi import Connection, Cursor
 from urllib3 import Retry
 
 from dataplatform.lake.sql_engine import QueryResult, ResultStream
-from dataplatform.lake.trino_errors import RETRYABLE, understood
-from dataplatform.lake.trino_types import arrow_type, spoken, to_arrow
+from dataplatform.lake.trino.errors import RETRYABLE, understood
+from dataplatform.lake.trino.types import arrow_type, spoken, to_arrow
 
 BATCH_ROWS: Final = 10_000
 _CONNECT_SECONDS: Final = 10.0

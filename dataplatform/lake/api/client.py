@@ -14,14 +14,14 @@ import httpx
 import orjson
 import tenacity
 
-from dataplatform.lake.api_errors import (
+from dataplatform.lake.api.budget import SharedBudget
+from dataplatform.lake.api.errors import (
     PermanentApiError,
     TransientApiError,
     error_of,
     retry_after_seconds,
     without_userinfo,
 )
-from dataplatform.lake.budget import SharedBudget
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import LocalStore, S3Store
 
-from dataplatform.lake.object_store_errors import error_of
-from dataplatform.lake.s3 import BucketVersions, S3Access
+from dataplatform.lake.store.errors import error_of
+from dataplatform.lake.store.s3 import BucketVersions, S3Access
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential

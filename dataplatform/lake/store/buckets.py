@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dataplatform.lake.object_store_errors import BucketMissingError
-from dataplatform.lake.s3 import S3Access, explained, s3_client
+from dataplatform.lake.store.errors import BucketMissingError
+from dataplatform.lake.store.s3 import S3Access, explained, s3_client
 
 
 @dataclass(frozen=True)

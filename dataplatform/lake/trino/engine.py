@@ -16,9 +16,9 @@ from sqlglot.errors import SqlglotError
 from dataplatform.lake.dialect import QueryError, parse_query, readable, version_literal
 from dataplatform.lake.manifest import Origin
 from dataplatform.lake.sql_engine import ResultStream, SqlEngine, snapshot_at
-from dataplatform.lake.trino_client import TrinoClient, literal, quoted
-from dataplatform.lake.trino_errors import UnknownRelationError
-from dataplatform.lake.trino_types import spoken
+from dataplatform.lake.trino.client import TrinoClient, literal, quoted
+from dataplatform.lake.trino.errors import UnknownRelationError
+from dataplatform.lake.trino.types import spoken
 from dataplatform.lake.view_engine import staleness
 from dataplatform.lake.view_sql import DIALECT, column_docs, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from dataplatform.lake.object_store import ObjectStore, StoredObject
+from dataplatform.lake.store.object_store import ObjectStore, StoredObject
 
 OVERLAP: Final = timedelta(hours=1)
 """How much older than what is seen already an object may appear: S3 dates a large one by the start

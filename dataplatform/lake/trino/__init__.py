@@ -1,0 +1,1 @@
+"""Trino: statements, views and types."""
