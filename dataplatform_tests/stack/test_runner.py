@@ -6,8 +6,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from dataplatform.vault.consumers import MinioUser
 from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotation
 from dataplatform_tests.stack.conftest import RunningStack, quiet
+from dataplatform_tests.stack.worker import worker
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
@@ -66,6 +67,34 @@ def test_every_server_runs_within_the_memory_of_a_laptop(stack: RunningStack) ->
     found = stack.stack.status()
     assert [(one.name, one.state) for one in found] == [(name, "running") for name in SERVERS]
     assert sum(one.memory for one in found) < 3 * GIB
+
+
+def test_all_servers_and_a_run_with_its_spark_fit_into_8_gib(
+    stack: RunningStack, tmp_path: Path
+) -> None:
+    env = stack.env | {"DATAPLATFORM_ORIGIN": "recorded", "DAGSTER_HOME": str(stack.dagster_home)}
+    peak, ran = 0, set()
+    with worker(env, tmp_path) as runs:
+        run = runs.begin("raw/coins_markets", "warehouse/market_snapshots")
+        while not run.done():
+            held = memory_of(processes_of(stack.stack))
+            own = memory_of(set(psutil.Process().children(recursive=True)) - set(held))
+            peak = max(peak, sum(held.values()) + sum(own.values()))
+            ran |= {process.name() for process in own}
+            time.sleep(0.5)
+        assert run.result().success, run.result().errors
+    assert "java" in ran, "the JVM of Spark was not looked at"
+    assert GIB < peak < 8 * GIB
+
+
+def memory_of(processes: Iterable[psutil.Process]) -> dict[psutil.Process, int]:
+    """Return each process's share of the memory in use, in bytes."""
+    found = {}
+    for process in processes:
+        with suppress(psutil.Error):
+            process.name()  # Known from here on, though the process may end.
+            found[process] = process.memory_full_info().pss
+    return found
 
 
 def test_every_port_listens_on_loopback_only(stack: RunningStack) -> None:
