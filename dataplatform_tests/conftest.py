@@ -1,6 +1,7 @@
 """What every test may ask for: one Spark session, started by the first test that wants it."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 SERVERS_SECONDS = 1200
 """The first test of a tier with servers may have to build one of them."""
+
+
+def pytest_configure() -> None:
+    """Let children be ended, though this run was started in the background (`.ci/run &`).
+
+    They inherit that SIGINT is ignored, and Dagster then ignores SIGTERM too: `dagster dev` outlived
+    its test by an hour.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
