@@ -179,10 +179,12 @@ class Builder:
         table = ensure_table(self.lake.catalog, spec)
         plan = self.lake.plan(spec)
         if not plan.is_needed:
+            self._drop_left_over(table)
             return self._unchanged(plan, started)
         change = self._change(plan)
         if change.is_empty:
             self._record(table, self._next_state(plan, change))
+            self._drop_left_over(table)
             return self._unchanged(plan, started)
         result = self._write_audit_publish(plan, change)
         change.frame.unpersist()
@@ -361,6 +363,13 @@ class Builder:
             # Only Spark can make a branch of a table that has no snapshot yet.
             name = ".".join(table.name()[-2:])
             self.spark.sql(f"ALTER TABLE {CATALOG}.{name} CREATE BRANCH {AUDIT_BRANCH}")
+
+    def _drop_left_over(self, table: Table) -> None:
+        """Drop the branch of a build that died or was overtaken: its files would be kept for ever."""
+        if AUDIT_BRANCH in table.refs():
+            self._still_writer()
+            with table.manage_snapshots() as snapshots:
+                snapshots.remove_branch(AUDIT_BRANCH)
 
     def _merge(self, spec: TableSpec, change: Change, target: str) -> None:
         on = " AND ".join(f"t.`{key}` <=> s.`{key}`" for key in spec.keys)

@@ -376,6 +376,17 @@ def test_the_branch_of_a_killed_run_is_replaced(
     assert AUDIT_BRANCH not in lake.table().refs()
 
 
+def test_the_branch_of_an_overtaken_build_goes_though_nothing_is_new(lake: TinyLake) -> None:
+    lake.land("2025-01-03T10:00:00", [A1])
+    (published,) = lake.build()
+    assert published.snapshot_id
+    with lake.table().manage_snapshots() as snapshots:
+        snapshots.create_branch(published.snapshot_id, AUDIT_BRANCH)
+    (result,) = lake.build()
+    assert (result.status, result.snapshot_id) == ("unchanged", published.snapshot_id)
+    assert AUDIT_BRANCH not in lake.table().refs()
+
+
 def test_a_schema_grows_in_place(lake: TinyLake) -> None:
     lake.land("2025-01-03T10:00:00", [A1])
     lake.build()

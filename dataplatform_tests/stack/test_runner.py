@@ -75,7 +75,7 @@ def test_all_servers_and_a_run_with_its_spark_fit_into_8_gib(
     env = stack.env | {"DATAPLATFORM_ORIGIN": "recorded", "DAGSTER_HOME": str(stack.dagster_home)}
     peak, ran = 0, set()
     with worker(env, tmp_path) as runs:
-        run = runs.begin("raw/coins_markets", "warehouse/market_snapshots")
+        run = runs.begin("raw/exchanges", "warehouse/exchanges")
         while not run.done():
             held = memory_of(processes_of(stack.stack))
             own = memory_of(set(psutil.Process().children(recursive=True)) - set(held))
