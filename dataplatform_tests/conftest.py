@@ -29,8 +29,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what needs servers last, while they may still be installing; and give it time."""
-    items.sort(key=lambda item: item.get_closest_marker("stack") is not None)
+    """Run what needs servers last, as they may still be installing, and what kills them at the end."""
+    items.sort(key=lambda item: [m in item.keywords for m in ("stack", "faults")])
     for item in items:
         if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SERVERS_SECONDS))
