@@ -71,13 +71,32 @@ def test_every_row_of_a_grid_has_as_many_cells_as_its_header() -> None:
         width = cells
 
 
+def pages() -> list[Path]:
+    return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link may name within a page: its headings, as GitHub spells them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+?)\s*$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_links_between_the_pages_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+    for page in pages():
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
             # The lead's screenshots come by a browser test.
-            if "://" not in target and not target.endswith(".png"):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+            if "://" in target or target.endswith(".png"):
+                continue
+            place = page.parent / target if target else page
+            assert place.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(place), f"{page.name}: {target}#{anchor}"
+
+
+def test_no_row_of_a_page_swallows_what_follows() -> None:
+    for page in pages():
+        for line in page.read_text().splitlines():
+            assert not line.startswith("|") or line.rstrip().endswith("|"), f"{page.name}: {line}"
 
 
 def test_the_ui_listens_on_this_machine_only() -> None:
