@@ -361,7 +361,9 @@ def _set_up(server: str, plan: Plan) -> None:
 def _state(supervised: str, answers: Callable[[], bool]) -> State:
     if supervised in ("RUNNING", "STARTING"):
         return "running" if answers() else "starting"
-    return {"BACKOFF": "starting", "STOPPED": "stopped"}.get(supervised, "dead")
+    if supervised == "STOPPED":
+        return "stopped"
+    return "starting" if supervised == "BACKOFF" else "dead"
 
 
 def _process(pid: object) -> psutil.Process | None:

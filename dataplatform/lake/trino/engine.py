@@ -23,6 +23,9 @@ from dataplatform.lake.view_engine import staleness
 from dataplatform.lake.view_sql import DIALECT, column_docs, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
 
+FEDERATED: Final = "postgres"
+"""Trino's catalog of Dagster's database, which queries may read beside the lake."""
+
 _CREATED: Final = re.compile(
     r"CREATE VIEW \S+(?:\s+COMMENT '(?P<comment>(?:[^']|'')*)')?\s+SECURITY (?P<security>\w+)"
     r"(?:\s+WITH \(.*?\))?\s+AS\s+(?P<sql>.*)",
@@ -182,6 +185,8 @@ class TrinoEngine(SqlEngine):
 
     def _point(self, table: exp.Table) -> bool:
         """Make a reference name what it means; return whether it changed."""
+        if table.catalog.lower() == FEDERATED and isinstance(table.this, exp.Identifier):
+            return False
         relation = self._referenced(table)
         version = table.args.get("version")
         if version is None and Relation(table.db, table.name) == relation and not table.catalog:
