@@ -238,7 +238,9 @@ def _install(servers: Servers) -> None:
         (MinioUser(name, store, lambda: root, servers.plan.region) for name in MINIO_USERS),
     )
     for consumer in consumers:
-        consumer.install(servers.vault.read(consumer.path).values)
+        # Vault may be from before a consumer was there: `dp stack up` makes its secret.
+        if servers.vault.last_version(consumer.path):
+            consumer.install(servers.vault.read(consumer.path).values)
 
 
 def _connect_database(servers: Servers) -> None:

@@ -76,10 +76,17 @@ def up(
 
 @app.command("install")
 @_stack_errors
-def install() -> None:
+def install(
+    mc: Annotated[bool, typer.Option("--mc", help="MinIO's client mc as well.")] = False,
+) -> None:
     """Install the servers and start none; `up` does it too. The first time takes minutes."""
     started = time.monotonic()
-    _stack().install(_progress(started))
+    tell = _progress(started)
+    _stack().install(tell)
+    if mc:
+        from dataplatform.stack.install import install_mc
+
+        install_mc(functools.partial(tell, "mc"))
     console.err().print(f"Installed ({time.monotonic() - started:.0f} s).", style="green")
 
 
@@ -120,6 +127,25 @@ def logs(
             typer.echo(line)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+@app.command("env")
+@_stack_errors
+def env(
+    inbox: Annotated[
+        bool, typer.Option("--inbox", help="The keys that may put files into the inbox: a secret.")
+    ] = False,
+) -> None:
+    """Print what lets a shell use the servers' own clients, bao and psql; mc and S3 with --inbox.
+
+    Example: eval "$(dp stack env)"
+    """
+    from dataplatform.stack import environment
+    from dataplatform.stack.layout import Plan
+
+    layout = _stack().layout
+    printed = environment.inbox if inbox else environment.administration
+    typer.echo("\n".join(printed(layout, Plan.read(layout))))
 
 
 @app.command("restart")

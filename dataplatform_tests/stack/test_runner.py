@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
 GIB = 1024**3
 SECRETS = (
-    *(f"minio/{name}" for name in ("root", "kms", "platform", "trino", "catalog")),
+    *(f"minio/{name}" for name in ("root", "kms", *MINIO_USERS)),
     *(f"postgres/{name}" for name in ("superuser", *POSTGRES_LOGINS)),
 )
 PUBLIC = frozenset({"access_key", "username"})
