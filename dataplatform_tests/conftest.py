@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dataplatform.lake.spark import local_conf, prepare_environment
+from dataplatform_tests.kubernetes.fixtures import cluster, operator, spark_namespace
+
+__all__ = ["cluster", "operator", "spark_namespace"]
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -19,10 +22,14 @@ SERVERS_SECONDS = 1200
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what needs servers last, while they may still be installing; and give it time."""
-    items.sort(key=lambda item: item.get_closest_marker("stack") is not None)
+    items.sort(key=_needs_servers)
     for item in items:
-        if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
+        if _needs_servers(item) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SERVERS_SECONDS))
+
+
+def _needs_servers(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(tier) for tier in ("stack", "kubernetes"))
 
 
 def pytest_terminal_summary(
