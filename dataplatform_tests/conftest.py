@@ -16,20 +16,21 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-SERVERS_SECONDS = 1200
-"""The first test of a tier with servers may have to build one of them."""
+TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
+"""The first test of a tier with servers may have to build them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what needs servers last, while they may still be installing; and give it time."""
-    items.sort(key=_needs_servers)
+    items.sort(key=_seconds)
     for item in items:
-        if _needs_servers(item) and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(SERVERS_SECONDS))
+        if _seconds(item) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_seconds(item)))
 
 
-def _needs_servers(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(tier) for tier in ("stack", "kubernetes"))
+def _seconds(item: pytest.Item) -> int:
+    """Return how long a test of its tier may take; 0 for a tier without servers."""
+    return max(TIER_SECONDS[tier] if item.get_closest_marker(tier) else 0 for tier in TIER_SECONDS)
 
 
 def pytest_terminal_summary(

@@ -34,6 +34,10 @@ class Layout:
     def logs(self) -> Path:
         return self.folder / "logs"
 
+    def log(self, name: str) -> Path:
+        """Return the log of a program."""
+        return self.logs / f"{name}.log"
+
     @property
     def ended(self) -> Path:
         """Return the folder with the exit status of each program that ended."""

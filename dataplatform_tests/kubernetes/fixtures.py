@@ -1,8 +1,6 @@
 """Fixtures of the tier `kubernetes`: one node and one operator for all of its tests."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import pytest
-from tenacity import retry, stop_after_delay, wait_fixed
+
+from dataplatform_tests.kubernetes.oci import CHECKOUT
 
 if TYPE_CHECKING:
     from dataplatform_tests.kubernetes.node import Node
@@ -23,9 +22,14 @@ _RBAC: Final = Path(__file__).with_name("rbac.yaml")
 
 @dataclass(frozen=True)
 class OperatorProcess:
-    """The stand-in of the Spark Operator, running."""
+    """The stand-in of the Spark Operator, running.
 
-    pid: int
+    Attributes:
+        name: by which `Node.kill` ends it, as a crash would.
+        log: what it says of each application.
+    """
+
+    name: str
     log: Path
 
 
@@ -69,18 +73,15 @@ def run_operator(node: "Node", *options: str) -> Generator[OperatorProcess]:
         options: more of its command line, such as `--workers=8`.
     """
     name = f"operator-{uuid4().hex[:8]}"
-    log, defaults = node.layout.logs / f"{name}.log", node.layout.folder / f"{name}.json"
+    defaults = node.layout.folder / f"{name}.json"
     defaults.write_text(json.dumps(operator_defaults(node)))
-    command = [sys.executable, "-m", "dataplatform_tests.kubernetes.operator"]
-    command += [f"--kubeconfig={node.kubeconfig}", f"--defaults={defaults}", *options]
-    with log.open("wb") as opened:
-        process = subprocess.Popen(command, stdout=opened, stderr=opened)
-    try:
-        _wait_until_watching(process, log)
-        yield OperatorProcess(process.pid, log)
-    finally:
-        process.terminate()
-        process.wait(10)
+    command = [*node.layout.python("operator"), f"--kubeconfig={node.kubeconfig}"]
+    command += [f"--defaults={defaults}", *options]
+    log = node.launch(name, command, {"PYTHONPATH": str(CHECKOUT)})
+    node.wait("operator", lambda: "watching" in log.read_text())
+    yield OperatorProcess(name, log)
+    if node.runs(name):
+        node.kill(name)
 
 
 def pod_spec(node: "Node") -> dict[str, Any]:
@@ -147,9 +148,3 @@ def _knows_applications(node: "Node") -> bool:
 def _tell(line: str) -> None:
     # pytest captures it, and shows it with the test that failed.
     print(line, flush=True)  # noqa: T201
-
-
-@retry(stop=stop_after_delay(60), wait=wait_fixed(0.2), reraise=True)
-def _wait_until_watching(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    assert process.poll() is None, log.read_text()
-    assert "watching" in log.read_text()

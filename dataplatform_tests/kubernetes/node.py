@@ -95,12 +95,21 @@ class Node:
     def start(self, name: str) -> None:
         """Start one of the node's programs, for the first time or again."""
         command, environment = commands(self.layout)[name]
+        self.launch(name, command, environment)
+
+    def launch(self, name: str, command: list[str], environment: dict[str, str]) -> Path:
+        """Start any program that is to end with the node, and return its log."""
         self._tell_init({"name": name, "command": command, "environment": environment})
+        return self.layout.log(name)
 
     def kill(self, name: str) -> None:
-        """Kill one of the node's programs, as a crash would, and wait until it is gone."""
+        """Kill a program that was started here, as a crash would, and wait until it is gone."""
         self._tell_init({"name": name, "signal": "SIGKILL"})
         self.wait(name, lambda: self._ended(name) is not None, fails=False)
+
+    def runs(self, name: str) -> bool:
+        """Return whether a program that was started here has not ended."""
+        return self._ended(name) is None
 
     def import_image(self, archive: Path) -> None:
         """Give an image in an OCI archive to the node's pods, which may not pull."""

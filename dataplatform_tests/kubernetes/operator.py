@@ -3,7 +3,7 @@
 The real one's binary can't be had from package registries. This one watches SparkApplications and their
 pods, submits by spark-submit in cluster mode and writes the status in the real one's words and order; its
 states are those of `internal/controller/sparkapplication/controller.go` upstream. Left out: the webhook,
-ingresses, batch schedulers, Prometheus' configuration and scheduled applications.
+ingresses, batch schedulers and scheduled applications.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError
 
 from dataplatform.lake.jvm import find_java
+from dataplatform_tests.kubernetes.monitoring import config_map, is_wanted, with_monitoring
 from dataplatform_tests.kubernetes.oci import spark_home
 from dataplatform_tests.kubernetes.submission import (
     APP_NAME,
@@ -223,8 +224,12 @@ class Operator:
         status["driverInfo"] = {"podName": driver_pod_name(app)}
         status["lastSubmissionAttemptTime"] = _now()
         status["submissionAttempts"] = status.get("submissionAttempts", 0) + 1
+        monitored = app
+        if is_wanted(app):
+            monitored = with_monitoring(app)
+            self._keep_config_map(app)
         try:
-            spark_submit(app, self._options, self._api.configuration.host)
+            spark_submit(monitored, self._options, self._api.configuration.host)
         except SubmissionError as error:
             message = f"failed to submit spark application: {error}"
             status["applicationState"] = {"state": "SUBMISSION_FAILED", "errorMessage": message}
@@ -441,6 +446,14 @@ class Operator:
             "webUIPort": port,
             "webUIAddress": f"{service.spec.cluster_ip}:{port}",
         }
+
+    def _keep_config_map(self, app: App) -> None:
+        body, namespace = config_map(app), app["metadata"]["namespace"]
+        if body is None:
+            return
+        name = body["metadata"]["name"]
+        _ignoring_absence(lambda: self._core.delete_namespaced_config_map(name, namespace))
+        self._core.create_namespaced_config_map(namespace, body)
 
     def _record(self, app: App, before: str) -> None:
         """Tell of a new state in the operator's log and, as upstream does, as an event."""

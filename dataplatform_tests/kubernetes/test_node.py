@@ -82,10 +82,14 @@ def address() -> Iterator[str]:
         server.shutdown()
 
 
-def run_pod(node: Node, namespace: str, spec: dict[str, Any]) -> str:
-    """Run a pod to its end and return what it wrote."""
+def apply_pod(node: Node, namespace: str, spec: dict[str, Any]) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}
     node.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(pod))
+
+
+def run_pod(node: Node, namespace: str, spec: dict[str, Any]) -> str:
+    """Run a pod to its end and return what it wrote."""
+    apply_pod(node, namespace, spec)
     with node.api() as api:
         core = client.CoreV1Api(api)
 
@@ -113,6 +117,29 @@ def test_a_restricted_pod_reaches_this_machine_and_the_api_server_with_its_own_r
     spec = {"restartPolicy": "Never", "serviceAccountName": "spark", "containers": [container]}
     written = run_pod(cluster, spark_namespace, laid_over(spec, pod_spec(cluster)))
     assert written.splitlines() == [f"hello {cluster.layout.address}", "pods 1", "secrets 403"]
+
+
+HUNGRY = ["python", "-c", "b'x' * 10**9"]
+
+
+@pytest.mark.parametrize(
+    ("container", "reason"),
+    [
+        ({"args": HUNGRY, "resources": {"limits": {"memory": "50Mi"}}}, "OOMKilled"),
+        ({"image": "registry.test/absent:1"}, "ErrImagePull"),
+        ({"resources": {"requests": {"cpu": "1000"}}}, "Unschedulable"),
+    ],
+)
+def test_a_pod_that_does_not_run_says_why(
+    cluster: Node, spark_namespace: str, container: dict[str, Any], reason: str
+) -> None:
+    spec = {
+        "restartPolicy": "Never",
+        "containers": [{"name": "main", "image": oci.IMAGE} | container],
+    }
+    apply_pod(cluster, spark_namespace, laid_over(spec, pod_spec(cluster)))
+    where = ["pod", "one", "-n", spark_namespace, "-o", "jsonpath={.status}"]
+    cluster.wait(reason, lambda: reason in cluster.kubectl("get", *where), seconds=60)
 
 
 def test_the_api_server_may_be_lost_and_come_back(cluster: Node) -> None:
