@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from dataplatform_tests.kubernetes.node import Node
 
 TERMINAL: Final = frozenset({"COMPLETED", "FAILED"})
-PATIENCE_SECONDS: Final = 240
+PATIENCE_SECONDS: Final = 600
+"""On an idle machine an application is over in half a minute."""
 
 
 def manifest(name: str, main: Path | str, **spec: Any) -> dict[str, Any]:

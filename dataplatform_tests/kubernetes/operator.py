@@ -12,14 +12,15 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Thread
 from typing import Any, Final
 
 from kubernetes import client
@@ -132,9 +133,11 @@ class Operator:
                 self._core.list_pod_for_all_namespaces, self._saw_pod, label_selector=LAUNCHED
             ),
         ):
-            Thread(target=target, daemon=True).start()
+            threading.Thread(target=target, daemon=True).start()
         _say("watching")
-        workers = [Thread(target=self._work, daemon=True) for _ in range(self._options.workers)]
+        workers = [
+            threading.Thread(target=self._work, daemon=True) for _ in range(self._options.workers)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -587,6 +590,12 @@ def _say(line: str) -> None:
     print(f"{datetime.now(UTC):%H:%M:%S} {line}", flush=True)  # noqa: T201
 
 
+def _end(failed: threading.ExceptHookArgs) -> None:
+    """End the process where a thread failed: an operator without it would leave applications as they are."""
+    sys.__excepthook__(failed.exc_type, failed.exc_value or RuntimeError(), failed.exc_traceback)
+    os._exit(1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kubeconfig", type=Path, required=True)
@@ -594,6 +603,7 @@ def main() -> None:
     parser.add_argument("--no-ui-service", dest="ui_service", action="store_false")
     parser.add_argument("--workers", type=int, default=4)
     given = parser.parse_args()
+    threading.excepthook = _end
     defaults = json.loads(given.defaults.read_text()) if given.defaults else {}
     Operator(Options(given.kubeconfig, defaults, given.ui_service, given.workers)).run()
 

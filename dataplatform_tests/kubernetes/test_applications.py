@@ -143,7 +143,7 @@ def test_an_application_is_suspended_resumed_changed_lost_and_forgotten(
 
     def reach(wanted: str, times: int = 1) -> None:
         reached = partial(has_been, seen, wanted, times)
-        cluster.wait(wanted, reached, seconds=60)
+        cluster.wait(wanted, reached)
 
     def change(**spec: Any) -> None:
         patch = json.dumps({"spec": spec})
@@ -180,7 +180,7 @@ def executors_run(status: dict[str, Any]) -> bool:
     return list(status.get("executorState", {}).values()) == ["RUNNING", "RUNNING"]
 
 
-@retry(stop=stop_after_delay(90), wait=wait_fixed(0.3), reraise=True)
+@retry(stop=stop_after_delay(180), wait=wait_fixed(0.3), reraise=True)
 def nothing_left(core: client.CoreV1Api, namespace: str) -> None:
     assert [pod.metadata.name for pod in core.list_namespaced_pod(namespace).items] == []
     assert [
