@@ -98,7 +98,8 @@ def commands(layout: Layout) -> Mapping[str, Command]:
         "etcd": (_etcd(layout), {}),
         "containerd": (containerd, path),
         "dns": ([*layout.python("dns"), str(layout.address)], python_path),
-        "kube-apiserver": (_api_server(layout), {}),
+        # Collected twice as often as Go does by itself, it takes a quarter less memory.
+        "kube-apiserver": (_api_server(layout), {"GOGC": "50"}),
         "kube-controller-manager": (_controller_manager(layout), {}),
         "kube-scheduler": (_scheduler(layout), {}),
         "kubelet": (_kubelet(layout), path),
