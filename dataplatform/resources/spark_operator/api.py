@@ -38,6 +38,7 @@ class Target:
         name: of the object; None for a collection.
         group: the API group and version; `v1` for the core.
         tail: what follows in the address, such as the path that a proxy hands on.
+        about: the object's name where the address has none, as for one that is created.
     """
 
     verb: str
@@ -46,6 +47,12 @@ class Target:
     name: str | None = None
     group: str = "v1"
     tail: str = ""
+    about: str | None = None
+
+    @property
+    def called(self) -> str | None:
+        """The object's name."""
+        return self.name or self.about
 
     @property
     def path(self) -> str:
@@ -57,7 +64,7 @@ class Target:
 
     def __str__(self) -> str:
         """Return how errors name it."""
-        return f"{self.namespace}/{self.name}" if self.name else f"namespace {self.namespace}"
+        return f"{self.namespace}/{self.called}" if self.called else f"namespace {self.namespace}"
 
 
 class Stop:
@@ -146,7 +153,7 @@ class KubernetesApi:
         for attempt in Retrying(
             retry=retry_if_exception_type(_TRANSIENT),
             stop=stop_after_delay(limit),
-            wait=wait_exponential_jitter(initial=0.2, max=10),
+            wait=wait_exponential_jitter(multiplier=0.2, max=10, jitter=0.5),
             reraise=True,
         ):
             with attempt:
@@ -430,7 +437,7 @@ def _conflict(
         return errors.ApplicationExistsError(
             what,
             message,
-            f"delete it (kubectl delete sparkapp {target.name} -n {target.namespace}) or use another"
+            f"delete it (kubectl delete sparkapp {target.called} -n {target.namespace}) or use another"
             " name; names that the library gives are unique",
         )
     return KubernetesApiError(

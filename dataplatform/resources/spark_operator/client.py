@@ -157,12 +157,12 @@ class SparkApplicationClient:
         ours = deepcopy(manifest)
         nonce = secrets.token_hex(8)
         ours["metadata"].setdefault("annotations", {})[NONCE_ANNOTATION] = nonce
-        target = self._target("create", ours["metadata"]["name"])
-        collection = self._target("create")
+        name = ours["metadata"]["name"]
+        target = Target("create", PLURAL, self.namespace, group=API_VERSION, about=name)
         try:
-            return Application(self.api.request("POST", collection, body=ours))
+            return Application(self.api.request("POST", target, body=ours))
         except errors.ApplicationExistsError:
-            existing = self.get(target.name or "")
+            existing = self.get(name)
             if existing.annotations.get(NONCE_ANNOTATION) != nonce:
                 raise
             return existing

@@ -258,13 +258,17 @@ class DynamicAllocation(_Part):
             raise ValueError("min_executors is above max_executors")
         return self
 
+    def initial(self, instances: int) -> int:
+        """Return `instances` within the bounds."""
+        return max(self.min_executors, min(instances, self.max_executors))
+
     def manifest(self, instances: int) -> Manifest:
         """Return `.spec.dynamicAllocation`, starting with `instances` within the bounds."""
         timeout = self.shuffle_tracking_timeout
         return _without_none(
             {
                 "enabled": True,
-                "initialExecutors": max(self.min_executors, min(instances, self.max_executors)),
+                "initialExecutors": self.initial(instances),
                 "minExecutors": self.min_executors,
                 "maxExecutors": self.max_executors,
                 "shuffleTrackingEnabled": True,
@@ -412,7 +416,11 @@ class SparkApplication(_Part):
         driver = self.driver.manifest(DRIVER_CONTAINER, labels, {})
         if self.prometheus:
             driver["annotations"] = _SCRAPED | driver.get("annotations", {})
+        executor = self.executor.manifest(EXECUTOR_CONTAINER, labels, {})
         dynamic = self.dynamic_allocation
+        if dynamic:
+            # Spark starts with the larger of this and `initialExecutors`, even above the maximum.
+            executor["instances"] = max(1, dynamic.initial(self.executor.instances))
         return _without_none(
             {
                 "type": self.type,
@@ -429,7 +437,7 @@ class SparkApplication(_Part):
                 "sparkConf": self._spark_conf(driver_env) or None,
                 "hadoopConf": self.hadoop_conf or None,
                 "driver": driver,
-                "executor": self.executor.manifest(EXECUTOR_CONTAINER, labels, {}),
+                "executor": executor,
                 "dynamicAllocation": dynamic and dynamic.manifest(self.executor.instances),
                 "monitoring": self._monitoring(),
                 "restartPolicy": {"type": "Never"},
