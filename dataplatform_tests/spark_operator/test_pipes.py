@@ -129,7 +129,7 @@ def reports(*payloads: Any) -> Callable[[PipesContext], None]:
 
 
 def test_messages_come_in_order_and_results_become_dagsters(
-    runner: Runner, operator: StandIn, s3: MemoryS3, server: ApiServer
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, server: ApiServer
 ) -> None:
     def driver(pipes: PipesContext) -> None:
         assert pipes.get_extra("tables") == ["prices"]
@@ -137,7 +137,7 @@ def test_messages_come_in_order_and_results_become_dagsters(
             pipes.report_custom_message({"number": number})
         pipes.report_asset_materialization(metadata={"rows": 7})
 
-    operator.driver = driver
+    stand_in.driver = driver
     runner.extras = {"tables": ["prices"]}
 
     result = runner.run()
@@ -154,21 +154,21 @@ def test_messages_come_in_order_and_results_become_dagsters(
     assert len(server.names()) == 1, "it stays until its time to live is over"
 
 
-def test_a_message_is_given_while_the_application_runs(runner: Runner, operator: StandIn) -> None:
+def test_a_message_is_given_while_the_application_runs(runner: Runner, stand_in: StandIn) -> None:
     read = threading.Event()
 
     def driver(pipes: PipesContext) -> None:
         pipes.report_custom_message("early")
         assert read.wait(10), "the driver ended before its message was read"
 
-    operator.driver = driver
+    stand_in.driver = driver
     runner.each = lambda _payload: read.set()
 
     assert runner.run().success
 
 
 def test_labels_say_whose_the_application_is(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
     result = runner.run()
 
@@ -181,7 +181,7 @@ def test_labels_say_whose_the_application_is(
 
 
 def test_the_drivers_log_is_written_on(
-    runner: Runner, operator: StandIn, server: ApiServer, written: list[str]
+    runner: Runner, stand_in: StandIn, server: ApiServer, written: list[str]
 ) -> None:
     def running(state: str) -> None:
         if state == "RUNNING":
@@ -191,17 +191,17 @@ def test_the_drivers_log_is_written_on(
             )
             server.add_pod(f"{name}-driver", name, {"phase": "Succeeded"})
 
-    operator.before = running
+    stand_in.before = running
 
     assert runner.run().success
     assert written == ["hello", "bye"]
 
 
 def test_a_failed_application_gives_all_messages_before_its_error(
-    runner: Runner, operator: StandIn, server: ApiServer, s3: MemoryS3
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
 ) -> None:
-    operator.recording = trace("failing", "x")[:5] + trace("failing", "x")[-1:]
-    operator.driver = reports({"kind": "result"}, {"kind": "failure"})
+    stand_in.recording = trace("failing", "x")[:5] + trace("failing", "x")[-1:]
+    stand_in.driver = reports({"kind": "result"}, {"kind": "failure"})
 
     def failing(state: str) -> None:
         if state == "FAILING":
@@ -211,7 +211,7 @@ def test_a_failed_application_gives_all_messages_before_its_error(
             container = {"name": "spark-kubernetes-driver", "state": state_of}
             server.add_pod("x-driver", name, {"phase": "Failed", "containerStatuses": [container]})
 
-    operator.before = failing
+    stand_in.before = failing
 
     result = runner.run()
 
@@ -223,18 +223,18 @@ def test_a_failed_application_gives_all_messages_before_its_error(
     assert s3.objects == {}
 
 
-def test_retries_of_the_operator_are_followed(runner: Runner, operator: StandIn) -> None:
-    operator.recording = "failing"
+def test_retries_of_the_operator_are_followed(runner: Runner, stand_in: StandIn) -> None:
+    stand_in.recording = "failing"
 
     runner.run()
 
-    assert operator.played.count("PENDING_RERUN") == 1
+    assert stand_in.played.count("PENDING_RERUN") == 1
     assert type(runner.error) is errors.ApplicationFailedError
     assert "ExitCode: 2, Reason: Error" in says(runner.error)
 
 
-def test_a_submission_that_fails_says_sparks_reason(runner: Runner, operator: StandIn) -> None:
-    operator.recording = "badsubmit"
+def test_a_submission_that_fails_says_sparks_reason(runner: Runner, stand_in: StandIn) -> None:
+    stand_in.recording = "badsubmit"
 
     runner.run()
 
@@ -253,14 +253,14 @@ def test_a_submission_that_fails_says_sparks_reason(runner: Runner, operator: St
     ],
 )
 def test_what_refuses_the_drivers_pod_is_told_from_a_wrong_specification(
-    runner: Runner, operator: StandIn, message: str, error: type[Exception]
+    runner: Runner, stand_in: StandIn, message: str, error: type[Exception]
 ) -> None:
     said = f"failed to submit spark application: failed to run spark-submit: {message}"
     failed = {
         "applicationState": {"state": "FAILED", "errorMessage": said},
         "submissionAttempts": 1,
     }
-    operator.recording = [failed]
+    stand_in.recording = [failed]
 
     runner.run()
 
@@ -268,10 +268,10 @@ def test_what_refuses_the_drivers_pod_is_told_from_a_wrong_specification(
 
 
 def test_a_driver_that_ends_well_without_closing_pipes_is_an_error(
-    runner: Runner, operator: StandIn
+    runner: Runner, stand_in: StandIn
 ) -> None:
-    operator.driver = reports(1)
-    operator.closes_pipes = False
+    stand_in.driver = reports(1)
+    stand_in.closes_pipes = False
 
     result = runner.run()
 
@@ -281,8 +281,8 @@ def test_a_driver_that_ends_well_without_closing_pipes_is_an_error(
     assert "did not close" in str(runner.error)
 
 
-def test_a_driver_that_never_opens_pipes_is_an_error(runner: Runner, operator: StandIn) -> None:
-    operator.opens_pipes = False
+def test_a_driver_that_never_opens_pipes_is_an_error(runner: Runner, stand_in: StandIn) -> None:
+    stand_in.opens_pipes = False
 
     assert not runner.run().success
     assert type(runner.error) is errors.MessagesIncompleteError
@@ -290,12 +290,12 @@ def test_a_driver_that_never_opens_pipes_is_an_error(runner: Runner, operator: S
 
 
 def test_a_driver_that_swallows_its_exception_is_an_error(
-    runner: Runner, operator: StandIn
+    runner: Runner, stand_in: StandIn
 ) -> None:
     def driver(_pipes: PipesContext) -> None:
         raise ValueError("no such column")
 
-    operator.driver = driver
+    stand_in.driver = driver
 
     assert not runner.run().success
     assert type(runner.error) is errors.DriverReportedError
@@ -303,14 +303,14 @@ def test_a_driver_that_swallows_its_exception_is_an_error(
 
 
 def test_messages_that_cant_be_read_are_an_error_and_not_silence(
-    runner: Runner, operator: StandIn, s3: MemoryS3, server: ApiServer
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, server: ApiServer
 ) -> None:
     def driver(pipes: PipesContext) -> None:
         pipes.report_custom_message(1)
         s3.refuse["GetObject"] = "AccessDenied"
 
-    operator.driver = driver
-    operator.recording = UNTIL_FAILING
+    stand_in.driver = driver
+    stand_in.recording = UNTIL_FAILING
 
     assert not runner.run().success
     assert type(runner.error) is errors.MessagesUnreadableError
@@ -339,9 +339,9 @@ def test_no_operator_is_said_and_nothing_is_left_behind(runner: Runner, server: 
 
 @pytest.mark.parametrize("state", ["SUBMITTED", "RUNNING", "SUCCEEDING"])
 def test_each_state_has_a_deadline(
-    runner: Runner, operator: StandIn, server: ApiServer, state: str
+    runner: Runner, stand_in: StandIn, server: ApiServer, state: str
 ) -> None:
-    operator.stop_at = state
+    stand_in.stop_at = state
     runner.deadlines = Deadlines.model_validate({state.lower(): 0.3, "deletion": 1})
 
     assert not runner.run().success
@@ -354,9 +354,9 @@ def test_each_state_has_a_deadline(
     "state", ["PENDING_RERUN", "INVALIDATING", "SUSPENDING", "SUSPENDED", "RESUMING", "UNKNOWN"]
 )
 def test_states_that_were_never_recorded_have_one_too(
-    runner: Runner, operator: StandIn, state: str
+    runner: Runner, stand_in: StandIn, state: str
 ) -> None:
-    operator.recording = [{"applicationState": {"state": state}, "executionAttempts": 1}]
+    stand_in.recording = [{"applicationState": {"state": state}, "executionAttempts": 1}]
     runner.deadlines = Deadlines.model_validate({state.lower(): 0.2, "deletion": 1})
 
     runner.run()
@@ -373,9 +373,9 @@ def test_states_that_were_never_recorded_have_one_too(
     ],
 )
 def test_a_driver_that_cant_start_is_given_up_before_its_state_is(
-    runner: Runner, operator: StandIn, server: ApiServer, reason: str, error: type[Exception]
+    runner: Runner, stand_in: StandIn, server: ApiServer, reason: str, error: type[Exception]
 ) -> None:
-    operator.stop_at = "SUBMITTED"
+    stand_in.stop_at = "SUBMITTED"
     runner.deadlines = Deadlines(image_pull=0.2, start=0.2, deletion=1)
 
     def submitted(_state: str) -> None:
@@ -383,7 +383,7 @@ def test_a_driver_that_cant_start_is_given_up_before_its_state_is(
         container = {"name": "spark-kubernetes-driver", "state": {"waiting": {"reason": reason}}}
         server.add_pod("x", name, {"phase": "Pending", "containerStatuses": [container]})
 
-    operator.before = submitted
+    stand_in.before = submitted
 
     runner.run()
 
@@ -401,9 +401,9 @@ def unschedulable() -> dict[str, Any]:
 
 
 def test_a_driver_without_executors_is_given_up(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
-    operator.stop_at = "RUNNING"
+    stand_in.stop_at = "RUNNING"
     runner.deadlines = Deadlines(executors=0.3, deletion=1)
 
     def running(_state: str) -> None:
@@ -411,7 +411,7 @@ def test_a_driver_without_executors_is_given_up(
         server.add_pod(f"{name}-driver", name, {"phase": "Running"})
         server.add_pod(f"{name}-exec-1", name, unschedulable(), "executor")
 
-    operator.before = running
+    stand_in.before = running
 
     runner.run()
 
@@ -420,9 +420,9 @@ def test_a_driver_without_executors_is_given_up(
 
 
 def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
-    operator.stop_at = "RUNNING"
+    stand_in.stop_at = "RUNNING"
     runner.deadlines = Deadlines(executors=0.3, deletion=1)
 
     def running(_state: str) -> None:
@@ -431,7 +431,7 @@ def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
         line = "ERROR ExecutorPodsAllocator: pods is forbidden: exceeded quota: team"
         server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
 
-    operator.before = running
+    stand_in.before = running
 
     runner.run()
 
@@ -439,7 +439,7 @@ def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
 
 
 def test_one_executor_that_runs_is_enough(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
     runner.deadlines = Deadlines(executors=0.1, deletion=1)
 
@@ -449,8 +449,8 @@ def test_one_executor_that_runs_is_enough(
             server.add_pod(f"{name}-exec-1", name, unschedulable(), "executor")
             server.add_pod(f"{name}-exec-2", name, {"phase": "Running"}, "executor")
 
-    operator.before = running
-    operator.driver = lambda _pipes: time.sleep(0.6)
+    stand_in.before = running
+    stand_in.driver = lambda _pipes: time.sleep(0.6)
 
     assert runner.run().success
 
@@ -460,13 +460,13 @@ def test_one_executor_that_runs_is_enough(
 )
 def test_an_interrupt_deletes_the_application_with_its_pods(
     runner: Runner,
-    operator: StandIn,
+    stand_in: StandIn,
     server: ApiServer,
     s3: MemoryS3,
     interrupt: type[BaseException],
 ) -> None:
-    operator.driver = reports(1)
-    operator.recording = UNTIL_FAILING
+    stand_in.driver = reports(1)
+    stand_in.recording = UNTIL_FAILING
 
     def stop(_payload: Any) -> None:
         [name] = server.names()
@@ -485,10 +485,10 @@ def test_an_interrupt_deletes_the_application_with_its_pods(
 
 
 def test_an_application_that_cant_be_deleted_is_said_with_the_interrupt(
-    runner: Runner, operator: StandIn, server: ApiServer, s3: MemoryS3
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
 ) -> None:
-    operator.driver = reports(1)
-    operator.recording = UNTIL_FAILING
+    stand_in.driver = reports(1)
+    stand_in.recording = UNTIL_FAILING
     server.fail("DELETE", APPS, 403, status(403, "Forbidden", "cannot delete"))
 
     def stop(_payload: Any) -> None:
@@ -504,19 +504,19 @@ def test_an_application_that_cant_be_deleted_is_said_with_the_interrupt(
 
 
 def test_an_application_deleted_by_others_is_an_error(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
     def driver(_pipes: PipesContext) -> None:
         server.delete(APPS, server.names()[0])
 
-    operator.driver = driver
+    stand_in.driver = driver
 
     assert not runner.run().success
     assert type(runner.error) is errors.ApplicationNotFoundError
 
 
 def test_a_lost_api_server_does_not_lose_the_application(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
     def driver(pipes: PipesContext) -> None:
         pipes.report_custom_message("before")
@@ -526,7 +526,7 @@ def test_a_lost_api_server_does_not_lose_the_application(
         server.silent = False
         pipes.report_custom_message("after")
 
-    operator.driver = driver
+    stand_in.driver = driver
 
     assert runner.run().success
     assert runner.payloads == ["before", "after"]
@@ -542,10 +542,10 @@ def test_refused_submissions_leave_no_messages_behind(
     assert s3.objects == {}
 
 
-def leave_behind(runner: Runner, operator: StandIn, server: ApiServer) -> str:
+def leave_behind(runner: Runner, stand_in: StandIn, server: ApiServer) -> str:
     """Run a step whose process is killed while its application runs; return the application."""
-    operator.driver = reports("first")
-    operator.recording = UNTIL_FAILING
+    stand_in.driver = reports("first")
+    stand_in.recording = UNTIL_FAILING
     server.fail("DELETE", APPS, 403, status(403, "Forbidden", "killed processes delete nothing"))
     runner.each = _killed
     result = runner.run()
@@ -554,7 +554,7 @@ def leave_behind(runner: Runner, operator: StandIn, server: ApiServer) -> str:
         runner.instance.get_run_by_id(result.run_id)  # ty: ignore[invalid-argument-type]
     )
     [name] = server.names()
-    wait_for(lambda: operator.played[-1:] == ["FAILING"])
+    wait_for(lambda: stand_in.played[-1:] == ["FAILING"])
     server.set_status(name, trace("silver", name)[4])
     return name
 
@@ -576,9 +576,9 @@ def retry_tags(runner: Runner) -> dict[str, str]:
 
 
 def test_a_retry_follows_what_a_killed_process_left_behind(
-    runner: Runner, operator: StandIn, server: ApiServer, s3: MemoryS3
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
 ) -> None:
-    name = leave_behind(runner, operator, server)
+    name = leave_behind(runner, stand_in, server)
     uid = server.objects[APPS, name]["metadata"]["uid"]
     finish = threading.Timer(0.3, lambda: server.set_status(name, trace("silver", name)[-1]))
     finish.start()
@@ -597,11 +597,11 @@ def run_retry(runner: Runner) -> ExecuteInProcessResult:
 
 @pytest.mark.parametrize("why", ["policy", "specification", "extras"])
 def test_a_retry_replaces_what_it_may_not_follow(
-    runner: Runner, operator: StandIn, server: ApiServer, why: str
+    runner: Runner, stand_in: StandIn, server: ApiServer, why: str
 ) -> None:
-    name = leave_behind(runner, operator, server)
-    operator.recording = "silver"
-    operator.driver = reports("second")
+    name = leave_behind(runner, stand_in, server)
+    stand_in.recording = "silver"
+    stand_in.driver = reports("second")
     if why == "policy":
         runner.on_existing = "replace"
     elif why == "specification":
@@ -617,14 +617,14 @@ def test_a_retry_replaces_what_it_may_not_follow(
 
 
 def test_what_an_active_run_may_follow_is_left_alone(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
-    name = leave_behind(runner, operator, server)
+    name = leave_behind(runner, stand_in, server)
     tags = retry_tags(runner)
     other = DagsterRun("job", run_id=str(uuid4()), status=DagsterRunStatus.STARTED, tags=tags)
     runner.instance.add_run(other)
-    operator.recording = "silver"
-    operator.driver = reports("second")
+    stand_in.recording = "silver"
+    stand_in.driver = reports("second")
 
     result = runner.run(tags)
 
@@ -635,11 +635,11 @@ def test_what_an_active_run_may_follow_is_left_alone(
 
 
 def test_a_step_that_is_run_again_after_success_starts_anew(
-    runner: Runner, operator: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
-    operator.driver = reports("once")
+    stand_in.driver = reports("once")
     assert runner.run().success
-    operator.driver = reports("twice")
+    stand_in.driver = reports("twice")
 
     result = run_retry(runner)
 
@@ -649,7 +649,7 @@ def test_a_step_that_is_run_again_after_success_starts_anew(
 
 
 def test_progress_and_problems_of_executors_are_told(
-    runner: Runner, operator: StandIn, server: ApiServer, capsys: pytest.CaptureFixture[str]
+    runner: Runner, stand_in: StandIn, server: ApiServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spark_id = "spark-70ef38047a3b479e9652c93cedd979bb"
     job = {"status": "RUNNING", "stageIds": [0, 1, 2], "numTasks": 200, "numCompletedTasks": 120}
@@ -670,7 +670,7 @@ def test_progress_and_problems_of_executors_are_told(
         server.add_pod(f"{name}-exec-1", name, state, "executor")
         time.sleep(0.6)
 
-    operator.driver = driver
+    stand_in.driver = driver
 
     assert runner.run().success
     told = capsys.readouterr().err

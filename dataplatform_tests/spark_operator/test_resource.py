@@ -15,10 +15,10 @@ from dataplatform_tests.spark_operator.test_reaper import InMemory, write_kubeco
 
 
 def test_the_resource_runs_an_application_for_an_asset(
-    server: ApiServer, operator: StandIn, s3: MemoryS3, tmp_path: Path
+    server: ApiServer, stand_in: StandIn, s3: MemoryS3, tmp_path: Path
 ) -> None:
     kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", server.url)
-    operator.driver = lambda pipes: pipes.report_asset_materialization(metadata={"rows": 3})
+    stand_in.driver = lambda pipes: pipes.report_asset_materialization(metadata={"rows": 3})
 
     @asset
     def prices(
