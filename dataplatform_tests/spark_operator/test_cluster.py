@@ -6,15 +6,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from kubernetes import client as kubernetes
 
 from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.api import Stop
+from dataplatform.resources.spark_operator.api import Stop, Target
 from dataplatform.resources.spark_operator.client import PLURAL, SparkApplicationClient
+from dataplatform.resources.spark_operator.pods import PodInspector
 from dataplatform.resources.spark_operator.spec import API_VERSION
 from dataplatform.resources.spark_operator.states import Deadlines
 from dataplatform_tests.spark_operator.operator import state, trace
 from dataplatform_tests.spark_operator.test_client import follow
+from dataplatform_tests.spark_operator.test_docs import blocks
 from dataplatform_tests.spark_operator.test_spec import FULL, JVM, MINIMAL
 
 if TYPE_CHECKING:
@@ -84,17 +87,19 @@ def test_every_recorded_sequence_is_seen_on_a_real_watch(
     assert seen == [name for i, name in enumerate(expected) if expected[i - 1 : i] != [name]]
 
 
-def test_a_forgotten_version_is_read_anew(real: SparkApplicationClient) -> None:
+def test_a_forgotten_version_is_read_anew(
+    real: SparkApplicationClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A version that etcd has compacted, or never had, is answered with 410 or read anew."""
     real.create(MINIMAL.manifest("app", real.namespace))
     asked = real.api.stream
 
     def stale(target: Any, query: dict[str, str], read: float, stop: Stop) -> Any:
-        real.api.stream = asked  # ty: ignore[invalid-assignment]
+        monkeypatch.setattr(real.api, "stream", asked)
         write_status(real, "app", trace("silver", "app")[-1])
         return asked(target, query | {"resourceVersion": "1"}, read, stop)
 
-    real.api.stream = stale  # ty: ignore[invalid-assignment]
+    monkeypatch.setattr(real.api, "stream", stale)
 
     assert follow(real)[-1] == "COMPLETED"
 
@@ -173,3 +178,35 @@ def test_a_deletion_that_a_finalizer_holds_up_is_said(
         cluster.kubectl(
             "patch", "sparkapplication", "app", "-n", real.namespace, "--type=merge", "-p", patch
         )
+
+
+def test_the_role_of_the_page_is_enough_and_no_more(
+    cluster: "Node", real: SparkApplicationClient
+) -> None:
+    [role] = [yaml.safe_load(block) for block in blocks("yaml")]
+    role["metadata"]["namespace"] = real.namespace
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(role))
+    cluster.kubectl("create", "serviceaccount", "dagster", "-n", real.namespace)
+    cluster.kubectl(
+        "create",
+        "rolebinding",
+        "dagster",
+        "-n",
+        real.namespace,
+        f"--role={role['metadata']['name']}",
+        f"--serviceaccount={real.namespace}:dagster",
+    )
+    limited = connect(cluster, real.namespace)
+    token = cluster.kubectl("create", "token", "dagster", "-n", real.namespace).strip()
+    limited.api.api.configuration.api_key = {"authorization": f"Bearer {token}"}
+
+    limited.create(MINIMAL.manifest("app", real.namespace))
+    write_status(real, "app", trace("silver", "app")[-1])
+    assert follow(limited)[-1] == "COMPLETED"
+    assert len(limited.find()) == 1
+    with pytest.raises(errors.ApplicationNotFoundError):
+        PodInspector(limited.api, real.namespace).log_tail("app-driver")
+    limited.delete("app")
+    secrets = Target("list", "secrets", real.namespace)
+    with pytest.raises(errors.ForbiddenError):
+        limited.api.request("GET", secrets)
