@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,8 @@ def real(cluster: "Node", spark_namespace: str) -> SparkApplicationClient:
 
 
 def connect(cluster: "Node", namespace: str, context: str = "admin") -> SparkApplicationClient:
-    deadlines = Deadlines(unreachable=20, deletion=20)
+    # The garbage collector learns of a new kind within 30 s.
+    deadlines = Deadlines(unreachable=20, deletion=60)
     return SparkApplicationClient.connect(
         namespace, str(cluster.kubeconfig), context, in_cluster=False, deadlines=deadlines
     )
@@ -181,7 +183,7 @@ def test_a_deletion_that_a_finalizer_holds_up_is_said(
 
 
 def test_the_role_of_the_page_is_enough_and_no_more(
-    cluster: "Node", real: SparkApplicationClient
+    cluster: "Node", real: SparkApplicationClient, tmp_path: Path
 ) -> None:
     [role] = [yaml.safe_load(block) for block in blocks("yaml")]
     role["metadata"]["namespace"] = real.namespace
@@ -196,9 +198,14 @@ def test_the_role_of_the_page_is_enough_and_no_more(
         f"--role={role['metadata']['name']}",
         f"--serviceaccount={real.namespace}:dagster",
     )
-    limited = connect(cluster, real.namespace)
     token = cluster.kubectl("create", "token", "dagster", "-n", real.namespace).strip()
-    limited.api.api.configuration.api_key = {"authorization": f"Bearer {token}"}
+    kubeconfig = yaml.safe_load(cluster.kubeconfig.read_text())
+    kubeconfig["users"] = [
+        {"name": user["name"], "user": {"token": token}} for user in kubeconfig["users"]
+    ]
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(kubeconfig))
+    limited = SparkApplicationClient.connect(real.namespace, str(path), "admin", in_cluster=False)
 
     limited.create(MINIMAL.manifest("app", real.namespace))
     write_status(real, "app", trace("silver", "app")[-1])

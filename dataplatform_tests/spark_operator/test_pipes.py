@@ -21,7 +21,7 @@ from dagster import (
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster_pipes import PipesContext
 
-from dataplatform.resources.spark_operator import errors
+from dataplatform.resources.spark_operator import errors, follow, pipes, pods
 from dataplatform.resources.spark_operator.client import SparkApplicationClient
 from dataplatform.resources.spark_operator.follow import Following
 from dataplatform.resources.spark_operator.messages import PipesBucket
@@ -38,6 +38,14 @@ from dataplatform_tests.spark_operator.operator import MemoryS3, StandIn, trace
 APPLICATION = SparkApplication(image="spark", main_file="local:///a.py")
 UNTIL_FAILING = [*trace("silver", "x")[1:5], *trace("failing", "x")[4:5]]
 """The driver runs, and what follows is not final."""
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait tenths of seconds for last messages and lines, which are there at once here."""
+    monkeypatch.setattr(pipes, "CLOSING_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "LOG_SECONDS", 0.5)
+    monkeypatch.setattr(pods, "_PAUSE", 0.02)
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ class Runner:
         self.metadata: Any = None
         self.each: Callable[[Any], None] = self.payloads.append
 
-    def pipes(self) -> PipesSparkApplicationClient:
+    def pipes_client(self) -> PipesSparkApplicationClient:
         following = Following(
             deadlines=self.deadlines,
             write=self.log.append,
@@ -99,7 +107,9 @@ class Runner:
 
     def _stream(self, context: AssetExecutionContext) -> MaterializeResult:
         extras = {**self.extras, "run_id": context.run.run_id}
-        stream = self.pipes().stream(context=context, application=self.application, extras=extras)
+        stream = self.pipes_client().stream(
+            context=context, application=self.application, extras=extras
+        )
         with stream:
             for payload in stream:
                 self.each(payload)
