@@ -1,5 +1,8 @@
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import dagster_pipes
 import pytest
 
 from dataplatform.resources.spark_operator.client import SparkApplicationClient
@@ -29,6 +32,9 @@ def s3() -> MemoryS3:
 
 
 @pytest.fixture
-def stand_in(server: ApiServer, s3: MemoryS3) -> Iterator[StandIn]:
+def stand_in(server: ApiServer, s3: MemoryS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    # The writer of messages looks once a second whether it is to end.
+    hurried = SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.02)))
+    monkeypatch.setattr(dagster_pipes, "time", hurried)
     with working(server, s3) as thread:
         yield thread

@@ -288,6 +288,8 @@ class _Watch:
                 if self.version is None:
                     yield self._seen(self.client.get(self.name, patience=0))
                 yield from self._events()
+                # Something between here and the API server may end each watch at once.
+                self.stop.wait(_FIRST_PAUSE)
             except errors.ApiServerUnreachableError:
                 if self.silent.is_over and not self.stop.is_set():
                     raise
