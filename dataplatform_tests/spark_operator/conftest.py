@@ -1,0 +1,34 @@
+from collections.abc import Iterator
+
+import pytest
+
+from dataplatform.resources.spark_operator.client import SparkApplicationClient
+from dataplatform.resources.spark_operator.states import Deadlines
+from dataplatform_tests.spark_operator import api_server
+from dataplatform_tests.spark_operator.api_server import ApiServer
+from dataplatform_tests.spark_operator.operator import MemoryS3, StandIn, working
+
+NAMESPACE = "spark"
+QUICK = Deadlines(unreachable=3, deletion=1, interrupt=1)
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with api_server.running() as state:
+        yield state
+
+
+@pytest.fixture
+def client(server: ApiServer) -> SparkApplicationClient:
+    return SparkApplicationClient(server.api(QUICK.unreachable), NAMESPACE, QUICK)
+
+
+@pytest.fixture
+def s3() -> MemoryS3:
+    return MemoryS3()
+
+
+@pytest.fixture
+def operator(server: ApiServer, s3: MemoryS3) -> Iterator[StandIn]:
+    with working(server, s3) as thread:
+        yield thread
