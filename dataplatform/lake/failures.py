@@ -1,5 +1,6 @@
 """What a failed build means: whether the same rows and the same code would fail again."""
 
+import sys
 from collections.abc import Sequence
 
 
@@ -24,8 +25,6 @@ def is_permanent(failure: BaseException) -> bool:
 
     An error that knows says so by its attribute `transient`.
     """
-    from pyspark.errors import AnalysisException
-
     from dataplatform.lake.build import AuditFailedError
     from dataplatform.lake.jvm import JavaNotFoundError
     from dataplatform.lake.schema import SchemaChangeError
@@ -33,7 +32,10 @@ def is_permanent(failure: BaseException) -> bool:
     transient = getattr(failure, "transient", None)
     if isinstance(transient, bool):
         return not transient
-    kinds = (AuditFailedError, SchemaChangeError, JavaNotFoundError, AnalysisException)
+    # Where pyspark is not loaded, nor installed perhaps, no error is one of its own.
+    spark = sys.modules.get("pyspark.errors")
+    wrong_sql = (spark.AnalysisException,) if spark else ()
+    kinds = (AuditFailedError, SchemaChangeError, JavaNotFoundError, *wrong_sql)
     return isinstance(failure, kinds)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dataplatform.lake.build import TableResult
     from dataplatform.lake.maintenance import Maintained, Retention
+    from dataplatform.profiles import Settings
 
 
 class SparkResource(ConfigurableResource, ABC):
@@ -61,3 +62,20 @@ class SparkResource(ConfigurableResource, ABC):
             names: of the tables.
             retention: what is kept; it allows each of them.
         """
+
+
+def build_spark_resources(settings: "Settings") -> dict[str, ConfigurableResource]:
+    """Return what the profile builds tables by; nothing is started or asked yet.
+
+    On the profile cluster, the operator's namespace is a resource as well, for the sensor that clears
+    up and for users' own assets.
+    """
+    if settings.profile == "cluster":
+        from dataplatform.resources.spark_cluster import SparkClusterResource
+        from dataplatform.spark_settings import SparkSettings
+
+        spark = SparkClusterResource.from_settings(settings, SparkSettings())
+        return {"spark": spark, "spark_operator": spark.operator()}
+    from dataplatform.resources.spark_local import SparkLocalResource
+
+    return {"spark": SparkLocalResource(memory=settings.spark_memory)}
