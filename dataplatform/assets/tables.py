@@ -33,6 +33,7 @@ from dagster import (
 
 from dataplatform.assets.lineage import lineage_metadata
 from dataplatform.assets.plots import ATTRIBUTION, markdown_table, plot_metadata
+from dataplatform.assets.pods import pod_tags
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY, raw_key
 from dataplatform.assets.refresh import refresh
 from dataplatform.lake.plot import TablePlot
@@ -69,6 +70,7 @@ def build_table_assets(specs: Mapping[str, TableSpec] | None = None) -> AssetsDe
         can_subset=True,
         pool=POOL,
         retry_policy=RETRY,
+        op_tags=pod_tags("500m", "2Gi"),
     )
     def _tables(
         context: AssetExecutionContext, lake: LakeResource, spark: SparkResource

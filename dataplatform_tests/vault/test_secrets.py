@@ -102,7 +102,12 @@ def test_describing_vault_and_the_rotation_loads_no_client() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "there"), [("local", set()), ("stack", {"vault", "minio", "trino"})]
+    ("profile", "there"),
+    [
+        ("local", set()),
+        ("stack", {"vault", "minio", "trino"}),
+        ("cluster", {"vault", "minio", "trino"}),
+    ],
 )
 def test_users_assets_may_ask_for_the_servers_where_there_are_any(
     profile: str, there: set[str], tmp_path: Path
@@ -110,7 +115,7 @@ def test_users_assets_may_ask_for_the_servers_where_there_are_any(
     script = (
         "from dataplatform.definitions import defs;"
         "print(*sorted({'vault', 'minio', 'trino'} & set(defs.resources)));"
-        "import sys; print(*sorted({'hvac', 'boto3', 'trino', 'pyspark'} & set(sys.modules)))"
+        "import sys; print(*sorted({'hvac', 'boto3', 'trino', 'pyspark', 'kubernetes'} & set(sys.modules)))"
     )
     own = {k: v for k, v in os.environ.items() if not k.startswith("DATAPLATFORM_")}
     # Their addresses are not set: the servers are not up.
