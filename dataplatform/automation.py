@@ -8,7 +8,7 @@ UI. The sensors run at first: they cost no call and react to what is there alrea
 from collections.abc import Collection
 from datetime import UTC, timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from dagster import (
     AssetSelection,
@@ -54,7 +54,9 @@ _ROTATION: Final = build_rotation_job()
 def _asset_jobs(step_pods: frozenset[str]) -> "dict[str, UnresolvedAssetJobDefinition]":
     """Return the jobs that materialize assets, by name: what starts a job names the same object."""
 
-    def job(name: str, selection: AssetSelection, description: str) -> Any:
+    def job(
+        name: str, selection: AssetSelection, description: str
+    ) -> "UnresolvedAssetJobDefinition":
         executor = _pod_a_step() if name in step_pods else None
         return define_asset_job(name, selection, description=description, executor_def=executor)
 

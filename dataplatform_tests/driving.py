@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -47,7 +48,13 @@ class Driven:
 class DriverProcess:
     """The driver over a local lake, started."""
 
-    def __init__(self, home: Path, work: Path, order: BaseModel | dict[str, Any]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        work: Path,
+        order: BaseModel | dict[str, Any],
+        command: Sequence[str] = (sys.executable, "-c", _PROGRAM),
+    ) -> None:
         work.mkdir(parents=True, exist_ok=True)
         extras = order.model_dump(mode="json") if isinstance(order, BaseModel) else order
         context, self._messages = work / "context.json", work / "messages.jsonl"
@@ -61,7 +68,7 @@ class DriverProcess:
             DAGSTER_PIPES_MESSAGES_ENV_VAR: encode_param({"path": str(self._messages)}),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
+            list(command),
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

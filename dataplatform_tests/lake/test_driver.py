@@ -13,6 +13,7 @@ import pytest
 
 from dataplatform.lake.build import AuditFailedError, Builder, CommitConflictError, TableResult
 from dataplatform.lake.failures import RemoteBuildError, is_permanent
+from dataplatform.lake.jvm import spark_jars
 from dataplatform.lake.maintenance import Retention
 from dataplatform.lake.orders import (
     BuildOrder,
@@ -28,10 +29,11 @@ from dataplatform.lake.place import LocalLake
 from dataplatform.lake.plan import Lake
 from dataplatform.lake.schema import SchemaChangeError, ensure_table
 from dataplatform.lake.server_errors import ServerFailedError
-from dataplatform.lake.spark import lake_session
+from dataplatform.lake.spark import ENGINE_CONF, lake_session, prepare_environment
 from dataplatform.lake.spec import Column
 from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
+from dataplatform.versions import SPARK_JARS
 from dataplatform_tests.driving import TABLES, DriverProcess, land
 
 if TYPE_CHECKING:
@@ -81,6 +83,35 @@ def test_it_builds_what_this_process_builds(
     done = [read_message(payload) for payload in maintained.told]
     assert [m.table for m in done if isinstance(m, MaintainedMessage) and m.done] == list(TABLES)
     assert maintained.code == 0, maintained.printed
+
+
+@pytest.mark.slow
+def test_under_spark_submit_what_it_was_given_holds(home: Path, tmp_path: Path) -> None:
+    main = tmp_path / "main.py"
+    # Another program than `-m`, as spark-submit takes files only. Nobody may name another master.
+    main.write_text(
+        "import runpy\nfrom pyspark.sql import SparkSession\n"
+        "started = SparkSession.Builder.getOrCreate\n"
+        "def getOrCreate(builder):\n"
+        "    spark = started(builder)\n"
+        "    print('master', spark.sparkContext.master, spark.sparkContext.appName)\n"
+        "    return spark\n"
+        "SparkSession.Builder.getOrCreate = getOrCreate\n"
+        "runpy.run_module('dataplatform.lake.driver', run_name='__main__')\n"
+    )
+    jars = ":".join(str(jar) for jar in spark_jars(SPARK_JARS))
+    given = {**ENGINE_CONF, "spark.driver.extraClassPath": jars, "spark.ui.enabled": "false"}
+    options = [word for key, value in given.items() for word in ("--conf", f"{key}={value}")]
+    prepare_environment()
+    submit = str(Path(sys.executable).with_name("spark-submit"))
+    named = ["--master", "local[3]", "--name", "given", "--driver-memory", "512m"]
+    order = ORDER.model_copy(update={"tables": ["global_market"]})
+    driven = DriverProcess(
+        home, tmp_path / "work", order, [submit, *named, *options, str(main)]
+    ).wait()
+    assert driven.code == 0, driven.printed
+    assert [payload["result"]["status"] for payload in driven.told] == ["published"]
+    assert "master local[3] given" in driven.printed
 
 
 def test_a_table_that_fails_is_told_of_and_so_is_that_it_will_again(
