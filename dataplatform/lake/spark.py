@@ -79,8 +79,7 @@ def start_session(place: "LakePlace", memory: str) -> "SparkSession":
     """Return a session that sees a lake, in this process's only JVM.
 
     Under spark-submit its configuration holds: master, jars, memory and `ENGINE_CONF` are given
-    there. Only the keys to the store are added, which may stand in no manifest; the JVM itself
-    needs them to write its event log.
+    there. Only the lake is added, whose keys may stand in no manifest.
 
     Args:
         place: the lake.
@@ -90,11 +89,21 @@ def start_session(place: "LakePlace", memory: str) -> "SparkSession":
 
     lake_conf = place.spark_conf()
     if is_submitted():
-        conf = {f"spark.hadoop.{k}": v for k, v in lake_conf.items() if k.startswith("fs.s3a.")}
+        conf = _of_context(lake_conf)
     else:
         prepare_environment()
         conf = local_conf(memory, place.spark_jars)
     return lake_session(SparkSession.builder.config(map={**conf}).getOrCreate(), lake_conf)
+
+
+def _of_context(lake_conf: Mapping[str, str]) -> dict[str, str]:
+    """Return a lake's settings as those of a Spark context.
+
+    Spark writes its event log by them, and hides in it only what it knows of its context: each job is
+    logged with the settings of its session, and of those of sessions alone every value is shown.
+    """
+    hadoop = {f"spark.hadoop.{k}": v for k, v in lake_conf.items() if k.startswith("fs.s3a.")}
+    return hadoop | {k: v for k, v in lake_conf.items() if k.startswith("spark.")}
 
 
 def is_submitted() -> bool:

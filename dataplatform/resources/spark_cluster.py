@@ -251,6 +251,11 @@ class SparkClusterResource(SparkResource):
         application: "SparkApplication",
     ) -> "Generator[Any]":
         """Run an application; yield the payloads of its messages as they come."""
+        from dataplatform.lake.store.s3 import make_folder
+
+        if self.event_log:
+            # Spark does not start where the folder of its event logs is missing.
+            make_folder(_s3(), self.event_log)
         extras = order.model_dump(mode="json")
         client = self.operator().pipes_client()
         stream = client.stream(context=context, application=application, extras=extras)
