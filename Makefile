@@ -67,6 +67,10 @@ test-browser: setup  ## Run the tests of the UI (needs Chromium)
 test-stack: setup  ## Run the tests on the real servers; ARGS="-m faults" those that disturb them
 	@$(BIN)/python -m pytest -m "stack and not faults" $(TESTS) $(ARGS)
 
+.PHONY: test-kubernetes
+test-kubernetes: setup  ## Run the tests on a real Kubernetes node (as root; the first time builds it)
+	@$(BIN)/python -m pytest -m kubernetes $(TESTS) $(ARGS)
+
 .PHONY: lint lint-style lint-types lint-definitions
 lint: lint-style lint-types lint-definitions  ## Check style, types and that the code location loads
 lint-style: setup

@@ -8,21 +8,29 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dataplatform.lake.spark import local_conf, prepare_environment
+from dataplatform_tests.kubernetes.fixtures import cluster, operator, spark_namespace
+
+__all__ = ["cluster", "operator", "spark_namespace"]
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-SERVERS_SECONDS = 1200
-"""The first test of a tier with servers may have to build one of them."""
+TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
+"""The first test of a tier with servers may have to build them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what needs servers last, while they may still be installing; and give it time."""
-    items.sort(key=lambda item: item.get_closest_marker("stack") is not None)
+    items.sort(key=_seconds)
     for item in items:
-        if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(SERVERS_SECONDS))
+        if _seconds(item) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_seconds(item)))
+
+
+def _seconds(item: pytest.Item) -> int:
+    """Return how long a test of its tier may take; 0 for a tier without servers."""
+    return max(TIER_SECONDS[tier] if item.get_closest_marker(tier) else 0 for tier in TIER_SECONDS)
 
 
 def pytest_terminal_summary(

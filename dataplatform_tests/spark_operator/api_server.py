@@ -8,7 +8,7 @@ it is told to. What it must not be wrong about is held to a real API server in `
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -50,6 +50,13 @@ class Log:
     ended: bool = True
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: whoever asked has gone."""
+
+
 class ApiServer:
     """The state of one API server, and what it is told to do wrong."""
 
@@ -65,7 +72,7 @@ class ApiServer:
         self.pages: dict[str, str] = {}
         self.silent = False
         self.drop = 0
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": self}))
 
     @property
     def url(self) -> str:
@@ -141,7 +148,7 @@ class ApiServer:
 
 
 @contextmanager
-def running() -> Iterator[ApiServer]:
+def running() -> Generator[ApiServer]:
     state = ApiServer()
     thread = threading.Thread(target=state.server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -160,66 +167,64 @@ def status(code: int, reason: str, message: str, details: Json | None = None) ->
     return body | {"message": message, "reason": reason, "details": details or {}, "code": code}
 
 
-def _handler(state: ApiServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    state: ApiServer
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802
-            self._answer("GET", _get)
+    def do_GET(self) -> None:
+        self._answer("GET", _get)
 
-        def do_POST(self) -> None:  # noqa: N802
-            self._answer("POST", _post)
+    def do_POST(self) -> None:
+        self._answer("POST", _post)
 
-        def do_DELETE(self) -> None:  # noqa: N802
-            self._answer("DELETE", _delete)
+    def do_DELETE(self) -> None:
+        self._answer("DELETE", _delete)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002
+        """Say nothing."""
 
-        def _answer(self, method: str, answer: Any) -> None:
-            url = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            found = _PATH.match(url.path)
-            length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
-            if state.silent or not found:
-                self.close_connection = True
-                return
-            path = found.groupdict()
-            resource = "/".join(filter(None, [path["resource"], path["sub"]]))
-            state.requests.append(f"{method} {self.path}")
-            kind = "WATCH" if query.get("watch") else method
-            fault = state.fault(kind, resource)
-            if fault:
-                self.send(fault.status, fault.body)
-            else:
-                answer(state, self, path, query, body)
-
-        def send(self, code: int, body: Json | str) -> None:
-            data = (body if isinstance(body, str) else json.dumps(body)).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def begin(self) -> None:
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-
-        def chunk(self, text: str) -> None:
-            data = text.encode()
-            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-            self.wfile.flush()
-
-        def cut(self) -> None:
-            """End the connection in the midst of a chunk, as a lost network does."""
-            self.wfile.write(b"40\r\n{")
-            self.wfile.flush()
+    def _answer(self, method: str, answer: Any) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        found = _PATH.match(url.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length)) if length else None
+        if self.state.silent or not found:
             self.close_connection = True
+            return
+        path = found.groupdict()
+        resource = "/".join(filter(None, [path["resource"], path["sub"]]))
+        self.state.requests.append(f"{method} {self.path}")
+        kind = "WATCH" if query.get("watch") else method
+        fault = self.state.fault(kind, resource)
+        if fault:
+            self.send(fault.status, fault.body)
+        else:
+            answer(self.state, self, path, query, body)
 
-    return Handler
+    def send(self, code: int, body: Json | str) -> None:
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def begin(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def cut(self) -> None:
+        """End the connection in the midst of a chunk, as a lost network does."""
+        self.wfile.write(b"40\r\n{")
+        self.wfile.flush()
+        self.close_connection = True
 
 
 def _get(

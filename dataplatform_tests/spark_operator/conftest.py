@@ -29,6 +29,6 @@ def s3() -> MemoryS3:
 
 
 @pytest.fixture
-def operator(server: ApiServer, s3: MemoryS3) -> Iterator[StandIn]:
+def stand_in(server: ApiServer, s3: MemoryS3) -> Iterator[StandIn]:
     with working(server, s3) as thread:
         yield thread

@@ -14,7 +14,7 @@ CRD = (
 
 
 @cache
-def validator() -> Draft202012Validator:
+def validator() -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     version = yaml.load(CRD.read_text(), loader)["spec"]["versions"][0]  # noqa: S506
     schema = version["schema"]["openAPIV3Schema"]

@@ -8,7 +8,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ class MemoryS3:
         self.objects: dict[str, bytes] = {}
         self.refuse: dict[str, str] = {}
 
-    def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803
+    def put_object(self, Bucket: str, Key: str, Body: bytes | str) -> None:  # noqa: N803
         self._check("PutObject")
-        self.objects[f"{Bucket}/{Key}"] = Body
+        self.objects[f"{Bucket}/{Key}"] = Body.encode() if isinstance(Body, str) else Body
 
     def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         self._check("GetObject")
@@ -128,9 +128,9 @@ class StandIn:
             if state(status) in ("SUCCEEDING", "FAILING") and ran < status["executionAttempts"]:
                 ran = status["executionAttempts"]
                 self._drive(app)
-            self.before(state(status))
             if (APPS, name) not in self.server.objects:
                 return
+            self.before(state(status))
             self.server.set_status(name, status)
             self.played.append(state(status))
             if state(status) == self.stop_at:
@@ -161,7 +161,7 @@ class StandIn:
 
 
 @contextmanager
-def working(server: ApiServer, s3: MemoryS3) -> Iterator[StandIn]:
+def working(server: ApiServer, s3: MemoryS3) -> Generator[StandIn]:
     operator = StandIn(server, s3)
     thread = threading.Thread(target=operator.play)
     thread.start()

@@ -35,6 +35,13 @@ _LABEL_LENGTH: Final = 63
 _LABEL: Final = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
 
 
+def op_context(context: Context) -> OpExecutionContext:
+    """Return the op's context: of an asset's, Dagster's own Pipes calls deprecated properties."""
+    if isinstance(context, AssetExecutionContext):
+        return context.op_execution_context
+    return context
+
+
 @dataclass(frozen=True)
 class Owner:
     """The step of a run that an application works for.
@@ -52,12 +59,12 @@ class Owner:
     code_location: str | None = None
 
     @classmethod
-    def of(cls, context: Context) -> "Owner":
-        """Return whom an op's or an asset's context stands for."""
+    def of(cls, context: OpExecutionContext) -> "Owner":
+        """Return whom a context stands for."""
         run = context.run
         return cls(
             run.run_id,
-            run.root_run_id or run.run_id,
+            run.root_run_id or run.tags.get(_ROOT_RUN_TAG) or run.run_id,
             context.get_step_execution_context().step.key,
             code_location(run),
         )

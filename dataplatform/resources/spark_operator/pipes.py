@@ -3,12 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from dagster import (
     MetadataValue,
+    OpExecutionContext,
     PipesClient,
     PipesSession,
     open_pipes_session,
@@ -34,6 +35,7 @@ from dataplatform.resources.spark_operator.ownership import (
     Owner,
     active_runs,
     label_value,
+    op_context,
 )
 from dataplatform.resources.spark_operator.spec import Manifest, SparkApplication
 from dataplatform.resources.spark_operator.states import ApplicationState
@@ -78,7 +80,8 @@ class Links:
 class ApplicationStream(Iterator[Any]):
     """The custom messages of an application, as they come.
 
-    Ending the iteration early (`close`, or dropping the stream) cancels the application.
+    Ending the iteration early (by leaving a `with` block of it, `close`, or dropping it) cancels the
+    application.
 
     Attributes:
         invocation: results and metadata; None until the application has completed.
@@ -96,6 +99,23 @@ class ApplicationStream(Iterator[Any]):
     def close(self) -> None:
         """Delete the application with its pods if it has not ended, and wait a bounded time."""
         self._messages.close()
+
+    def __enter__(self) -> "ApplicationStream":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """Close; an error of the block carries what could not be deleted as a note."""
+        if error is None:
+            self.close()
+            return
+        try:
+            self._messages.throw(error)
+        except BaseException as raised:
+            if raised is not error:
+                raise
 
 
 @dataclass
@@ -169,7 +189,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         stream = self.stream(
             context=context, application=application, extras=extras, name_prefix=name_prefix
         )
-        with closing(stream):
+        with stream:
             for _ in stream:
                 # `invocation` has them all.
                 pass
@@ -200,14 +220,15 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             the payloads that the driver gave `report_custom_message`; raises a SparkOperatorError
             where the application did not complete.
         """
+        op = op_context(context)
         return ApplicationStream(
-            lambda stream: self._messages(stream, context, application, extras or {}, name_prefix)
+            lambda stream: self._messages(stream, op, application, extras or {}, name_prefix)
         )
 
     def _messages(
         self,
         stream: ApplicationStream,
-        context: Context,
+        context: OpExecutionContext,
         application: SparkApplication,
         extras: PipesExtras,
         name_prefix: str | None,
@@ -227,7 +248,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
 
     def _prepare(
         self,
-        context: Context,
+        context: OpExecutionContext,
         application: SparkApplication,
         extras: PipesExtras,
         name_prefix: str | None,
@@ -243,7 +264,9 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         reader = FolderMessageReader(folder, bell, self.following.poll_seconds)
         return _Submission(name, folder, manifest, reader, bell, existing)
 
-    def _existing(self, context: Context, owner: Owner, digest: str) -> Application | None:
+    def _existing(
+        self, context: OpExecutionContext, owner: Owner, digest: str
+    ) -> Application | None:
         """Return the application to take over, after deleting those that nobody may."""
         chosen: Application | None = None
         for app in self.client.find(owner.selector()):
@@ -256,7 +279,9 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
                 self._dispose(context.log, app)
         return chosen
 
-    def _is_followed_elsewhere(self, context: Context, owner: Owner, app: Application) -> bool:
+    def _is_followed_elsewhere(
+        self, context: OpExecutionContext, owner: Owner, app: Application
+    ) -> bool:
         with _followed_lock:
             if app.name in _followed:
                 return True
@@ -326,8 +351,11 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
                     latest.app = follower.step()
             except errors.SparkOperatorError as error:
                 failure = error
-            submission.reader.finish(0 if failure else CLOSING_SECONDS)
-            follower.finish_log()
+            if latest.app.state.is_final:
+                submission.reader.finish(CLOSING_SECONDS if latest.app.attempts else 0)
+                follower.finish_log()
+            else:
+                submission.reader.finish(0)
             yield from given.new()
             latest.metadata = self._metadata(follower)
             _raise(failure or self._verdict(follower, session, submission))
@@ -442,7 +470,7 @@ def _without(run_id: str, value: Any) -> Any:
     return [_without(run_id, each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _selection(context: Context) -> list[Any]:
+def _selection(context: OpExecutionContext) -> list[Any]:
     keys = sorted(map(str, context.selected_asset_keys)) if context.has_assets_def else []
     return [keys, str(context.partition_key_range) if context.has_partition_key else None]
 

@@ -1,7 +1,7 @@
 """The Spark Operator as one Dagster resource."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dagster import ConfigurableResource
@@ -24,8 +24,8 @@ class SparkOperatorResource(ConfigurableResource):
     """A namespace in which the Kubeflow Spark Operator runs applications.
 
     No field holds a secret: Dagster keeps a resource's fields in its database. The API server is
-    reached with the pod's service account or with a kubeconfig; the object store by the client that
-    `with_s3` is given, or by boto3's own chain of credentials. Nothing is asked before it is used.
+    reached with the pod's service account or with a kubeconfig; the object store by boto3's own chain
+    of credentials, or by what a subclass returns from `s3`. Nothing is asked before it is used.
 
     Attributes:
         namespace: of the applications.
@@ -35,7 +35,7 @@ class SparkOperatorResource(ConfigurableResource):
         in_cluster: None, found out.
         pipes_bucket: where contexts and messages of applications go.
         pipes_prefix: the folder within the bucket.
-        s3_endpoint: for boto3 where `with_s3` was not called; None, AWS.
+        s3_endpoint: of an object store that is not AWS.
         on_existing: `reattach` or `replace`: what happens to an application that a killed Dagster
             process left behind.
         deadlines: seconds for each state, as in `states.Deadlines`, where they are not its defaults.
@@ -63,13 +63,14 @@ class SparkOperatorResource(ConfigurableResource):
     poll_seconds: float = Field(default=1.0, gt=0)
     ui_url: str | None = None
     history_url: str | None = None
-    _connect_s3: Callable[[], Any] | None = PrivateAttr(default=None)
     _client: "SparkApplicationClient | None" = PrivateAttr(default=None)
 
-    def with_s3(self, connect: Callable[[], Any]) -> "SparkOperatorResource":
-        """Take the S3 client from `connect`, asked when it is needed; returns itself."""
-        self._connect_s3 = connect
-        return self
+    def s3(self) -> Any:
+        """Return a boto3 client of the object store; override it where the key is kept elsewhere."""
+        import boto3
+
+        options: Mapping[str, Any] = {"endpoint_url": self.s3_endpoint} if self.s3_endpoint else {}
+        return boto3.client("s3", **options)
 
     def times(self) -> Deadlines:
         """Return the deadline of each state."""
@@ -110,9 +111,7 @@ class SparkOperatorResource(ConfigurableResource):
         """Return where contexts and messages are; connects when one is read."""
         from dataplatform.resources.spark_operator.messages import PipesBucket
 
-        return PipesBucket(
-            self.pipes_bucket, self.pipes_prefix, self._connect_s3 or self._default_s3
-        )
+        return PipesBucket(self.pipes_bucket, self.pipes_prefix, self.s3)
 
     def _following(self) -> "Following":
         from dataplatform.resources.spark_operator.follow import Following
@@ -128,9 +127,3 @@ class SparkOperatorResource(ConfigurableResource):
         from dataplatform.resources.spark_operator.pipes import Links
 
         return Links(self.ui_url, self.history_url)
-
-    def _default_s3(self) -> Any:
-        import boto3
-
-        options: Mapping[str, Any] = {"endpoint_url": self.s3_endpoint} if self.s3_endpoint else {}
-        return boto3.client("s3", **options)
