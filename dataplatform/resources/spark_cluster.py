@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from dataplatform.lake.orders import MaintainedMessage, Order, ResultMessage
     from dataplatform.lake.plan import Lake
     from dataplatform.profiles import Settings
-    from dataplatform.resources.spark_operator.messages import PipesBucket
     from dataplatform.resources.spark_operator.spec import SparkApplication
     from dataplatform.spark_settings import PullPolicy, SparkSettings
 
@@ -253,12 +252,14 @@ class SparkClusterResource(SparkResource):
         """Run an application; yield the payloads of its messages as they come."""
         from dataplatform.lake.store.s3 import make_folder
 
+        operator = self.operator()
         if self.event_log:
             # Spark does not start where the folder of its event logs is missing.
-            make_folder(_s3(), self.event_log)
+            make_folder(operator.s3(), self.event_log)
         extras = order.model_dump(mode="json")
-        client = self.operator().pipes_client()
-        stream = client.stream(context=context, application=application, extras=extras)
+        stream = operator.pipes_client().stream(
+            context=context, application=application, extras=extras
+        )
         with closing(stream):
             yield from stream
 
@@ -278,23 +279,17 @@ class SparkClusterResource(SparkResource):
 class PlatformSparkOperator(SparkOperatorResource):
     """The operator's namespace, with messages in the platform's own object store."""
 
-    def bucket(self) -> "PipesBucket":
-        """Return where contexts and messages are; the key is asked for when one is read.
+    def s3(self) -> Any:
+        """Return a client of the store, with the key that is current now.
 
         Raises:
             NotConfiguredError: the store's address is not set.
         """
-        from dataplatform.resources.spark_operator.messages import PipesBucket
+        from dataplatform.lake.store.s3 import s3_client
+        from dataplatform.profiles import Settings
+        from dataplatform.resources.servers import find_servers
 
-        return PipesBucket(self.pipes_bucket, self.pipes_prefix, _s3)
-
-
-def _s3() -> Any:
-    from dataplatform.lake.store.s3 import s3_client
-    from dataplatform.profiles import Settings
-    from dataplatform.resources.servers import find_servers
-
-    return s3_client(find_servers(Settings()).access)
+        return s3_client(find_servers(Settings()).access)
 
 
 def driver_env(settings: "Settings") -> dict[str, str]:
