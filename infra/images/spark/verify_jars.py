@@ -1,0 +1,27 @@
+"""Compare a folder of jars with the pins of dataplatform/versions.py: these and no others."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from versions import S3_JARS, SPARK_JARS
+
+
+def main(folder: Path) -> None:
+    """End with an error unless the folder holds just the pinned jars; make them readable to all."""
+    pinned = {
+        "-".join(coordinate.split(":")[1:]) + ".jar": digest
+        for coordinate, digest in (SPARK_JARS | S3_JARS).items()
+    }
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.iterdir()}
+    if found != pinned:
+        different = sorted(name for name, _ in found.items() ^ pinned.items())
+        sys.exit(f"Not the pinned jars: {', '.join(dict.fromkeys(different))}")
+    for jar in folder.iterdir():
+        jar.chmod(0o644)
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(pinned.items()))
+    (folder / "pinned.sha256").write_text("".join(lines))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
