@@ -4,7 +4,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-from versions import S3_JARS, SPARK_JARS
+from dataplatform.versions import S3_JARS, SPARK_JARS
 
 
 def main(folder: Path) -> None:
