@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from ast import literal_eval
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -63,13 +64,13 @@ def index_variables(environ: Mapping[str, str], pip: Mapping[str, str]) -> dict[
 
 
 def _pip_settings() -> dict[str, str]:
-    """Return pip's settings: the environment's before the user's before the machine's."""
+    """Return pip's settings, which it prints as Python's literals; the environment's come first."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     settings: dict[str, str] = {}
     rank = {"global": 0, "install": 1, ":env:": 2}
     lines = [line.partition("=") for line in run.stdout.splitlines() if "=" in line]
-    keyed = [(*key.rsplit(".", 1), value.strip("'")) for key, _, value in lines if "." in key]
+    keyed = [(*key.rsplit(".", 1), literal_eval(value)) for key, _, value in lines if "." in key]
     for _section, name, value in sorted(keyed, key=lambda entry: rank.get(entry[0], -1)):
-        settings[name] = value.replace("\\n", " ").strip()
+        settings[name] = " ".join(value.split())
     return settings

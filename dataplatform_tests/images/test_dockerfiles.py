@@ -68,14 +68,10 @@ def test_what_is_copied_is_in_the_context(text: str) -> None:
         assert any(Path(file).match(source) or file.startswith(f"{source}/") for file in shown)
 
 
-def verify(folder: Path, versions: str) -> subprocess.CompletedProcess[str]:
-    """Verify the jars below a folder as the build does, where versions.py is all there is of the package."""
-    (folder / "dataplatform").mkdir()
-    (folder / "dataplatform/versions.py").write_text(versions)
-    shutil.copy(IMAGES / "spark/verify_jars.py", folder)
-    command = [sys.executable, str(folder / "verify_jars.py"), str(folder / "jars")]
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=clean)
+def verify(folder: Path, versions: Path) -> subprocess.CompletedProcess[str]:
+    """Verify a folder of jars as the build does."""
+    command = [sys.executable, str(IMAGES / "spark/verify_jars.py"), str(versions), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -87,7 +83,7 @@ def jars(tmp_path: Path) -> Path:
 def test_another_jar_stops_the_build(jars: Path) -> None:
     (jars / "sqlite-jdbc-3.54.1.0.jar").write_bytes(b"another one")
     (jars / "extra-1.0.jar").write_bytes(b"")
-    run = verify(jars.parent, (ROOT / "dataplatform/versions.py").read_text())
+    run = verify(jars, ROOT / "dataplatform/versions.py")
     assert run.returncode == 1
     assert "Not the pinned jars" in run.stderr
     for name in ("extra-1.0.jar", "sqlite-jdbc-3.54.1.0.jar", "iceberg-aws-bundle-1.12.0.jar"):
@@ -99,9 +95,9 @@ def test_the_pinned_jars_pass_and_can_be_read_by_all(jars: Path) -> None:
     jar = jars / "one-1.0.jar"
     jar.write_bytes(b"a jar")
     jar.chmod(0o600)
-    run = verify(
-        jars.parent, f"SPARK_JARS = {{'org.example:one:1.0': '{digest}'}}\nS3_JARS = {{}}\n"
-    )
+    versions = jars.parent / "versions.py"
+    versions.write_text(f"SPARK_JARS = {{'org.example:one:1.0': '{digest}'}}\nS3_JARS = {{}}\n")
+    run = verify(jars, versions)
     assert run.returncode == 0, run.stderr
     assert jar.stat().st_mode & 0o777 == 0o644
     assert (jars / "pinned.sha256").read_text() == f"{digest}  one-1.0.jar\n"
