@@ -164,6 +164,8 @@ def runtime(
             "noNewPrivileges": True,
         },
         "root": {"path": root, "readonly": True},
+        # As a pod's name, it can be looked up.
+        "hostname": "localhost",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},

@@ -86,16 +86,14 @@ def test_the_code_location_loads(run: Run) -> None:
     assert "All code locations passed validation" in ran.output
 
 
-def test_the_byte_code_is_there(run: Run) -> None:
-    script = (
-        "import dagster, dataplatform.definitions as d; print(d.__cached__); open(d.__cached__)"
-    )
-    ran = run("dagster", "python", "-v", "-c", script)
+@both
+def test_the_byte_code_is_there(run: Run, name: str) -> None:
+    module = {"dagster": "dataplatform.definitions", "spark": "dataplatform.lake.build"}[name]
+    ran = run(name, "python", "-v", "-c", f"import {module}")
     assert ran.status == 0
-    assert (
-        "# code object from '/opt" not in ran.output
-    )  # Read from a source, for want of byte code.
-    assert ran.output.count("# code object from cached '/opt") > 500 or "matches /opt" in ran.output
+    # How Python names the origin of a module: a cached file, or the source for want of it.
+    assert len(re.findall(r"^# code object from '/opt\S+\.pyc'", ran.output, re.MULTILINE)) > 100
+    assert re.findall(r"^# code object from /opt\S+", ran.output, re.MULTILINE) == []
 
 
 def test_spark_is_the_one_that_is_pinned(run: Run) -> None:
@@ -203,7 +201,7 @@ def files(layer: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
                 yield entry, file.read() if file else b""
 
 
-@pytest.mark.parametrize(("name", "bound"), [("dagster", 1200 * MIB), ("spark", 1700 * MIB)])
+@pytest.mark.parametrize(("name", "bound"), [("dagster", 1150 * MIB), ("spark", 1300 * MIB)])
 def test_it_stays_small(built: dict[str, Image], name: str, bound: int) -> None:
     described = json.loads(output("skopeo", "inspect", "--raw", storage_name(built[name])))
     size = sum(layer["size"] for layer in described["layers"])
@@ -224,9 +222,10 @@ def test_pushed_and_pulled_back_it_is_the_same(
     for image, line in zip(built.values(), pushed, strict=True):
         name, _, found = line.partition("@")
         assert name == image.at(registry)
-        raw = output("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{line}")
+        address = f"docker://{registry}/{image.repository}@{found}"
+        raw = output("skopeo", "inspect", "--raw", "--tls-verify=false", address)
         assert f"sha256:{hashlib.sha256(raw.encode()).hexdigest()}" == found
-        pulled = output("buildah", "pull", "--quiet", "--tls-verify=false", f"docker://{line}")
+        pulled = output("buildah", "pull", "--quiet", "--tls-verify=false", address)
         inspected = json.loads(output("buildah", "inspect", "--type", "image", image.local))
         assert pulled == inspected["FromImageID"]
     started = time.monotonic()
