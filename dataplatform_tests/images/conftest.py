@@ -133,6 +133,7 @@ def run(built: dict[str, Image], tmp_path: Path) -> Iterator[Run]:
         bundle = tmp_path / container
         bundle.mkdir()
         root = output("buildah", "mount", container)
+        (bundle / "hosts").write_text("127.0.0.1 localhost pod\n")
         (bundle / "config.json").write_text(
             json.dumps(runtime(root, described, command, env or {}))
         )
@@ -164,15 +165,23 @@ def runtime(
             "noNewPrivileges": True,
         },
         "root": {"path": root, "readonly": True},
-        # As a pod's name, it can be looked up.
-        "hostname": "localhost",
+        "hostname": "pod",
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
             {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": kept},  # noqa: S108
+            # As the kubelet gives it; runc reads the path from the bundle.
+            {
+                "destination": "/etc/hosts",
+                "type": "bind",
+                "source": "hosts",
+                "options": ["bind", "ro"],
+            },
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},  # noqa: S108
         ],
-        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]},
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")]
+        },
     }
 
 

@@ -86,6 +86,27 @@ def test_the_code_location_loads(run: Run) -> None:
     assert "All code locations passed validation" in ran.output
 
 
+SERVES = """
+import subprocess, sys, time
+server = subprocess.Popen(sys.argv[1:])
+ping = ["dagster", "api", "grpc-health-check", "--port", "4000"]
+for _ in range(120):
+    if server.poll() is not None or subprocess.run(ping).returncode == 0:
+        break
+    time.sleep(0.5)
+print("serving" if server.poll() is None else "ended")
+server.terminate()
+print("status", server.wait(60))
+"""
+
+
+def test_the_code_server_starts_by_itself(run: Run, built: dict[str, Image]) -> None:
+    inspected = json.loads(output("buildah", "inspect", "--type", "image", built["dagster"].local))
+    ran = run("dagster", "python", "-c", SERVES, *inspected["OCIv1"]["config"]["Cmd"])
+    assert "serving" in ran.output, ran.output
+    assert "Started Dagster code server for module dataplatform.definitions" in ran.output
+
+
 @both
 def test_the_byte_code_is_there(run: Run, name: str) -> None:
     module = {"dagster": "dataplatform.definitions", "spark": "dataplatform.lake.build"}[name]
