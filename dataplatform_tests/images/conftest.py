@@ -207,6 +207,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=30)
+        shutil.rmtree(tmp_path / "registry", ignore_errors=True)  # A gigabyte.
 
 
 def _wait_for(address: str) -> None:
