@@ -7,7 +7,7 @@ STATE := .dataplatform
 # Extra arguments:  make test ARGS="-k manifest -x"   make run ARGS="--help"
 ARGS ?=
 # What pytest leaves out unless asked: tiers that need servers, a cluster or a browser.
-TIERS ?= not stack and not kubernetes and not browser
+TIERS ?= not stack and not kubernetes and not browser and not images
 TESTS ?= dataplatform_tests
 
 # Some images set it; every process would then compile Dagster anew, which takes longer than running.
@@ -66,6 +66,14 @@ test-browser: setup  ## Run the tests of the UI (needs Chromium)
 .PHONY: test-stack
 test-stack: setup  ## Run the tests on the real servers; ARGS="-m faults" those that disturb them
 	@$(BIN)/python -m pytest -m "stack and not faults" $(TESTS) $(ARGS)
+
+.PHONY: test-kubernetes
+test-kubernetes: setup  ## Run the tests on a real Kubernetes node (as root; the first time builds it)
+	@$(BIN)/python -m pytest -m kubernetes $(TESTS) $(ARGS)
+
+.PHONY: test-images
+test-images: setup  ## Build the container images, run and push them (Debian, root, Buildah)
+	@$(BIN)/python -m pytest -m images $(TESTS) $(ARGS)
 
 .PHONY: lint lint-style lint-types lint-definitions
 lint: lint-style lint-types lint-definitions  ## Check style, types and that the code location loads

@@ -5,13 +5,16 @@ the same address, and a whole snapshot takes 78. Who has read the operations pag
 UI. The sensors run at first: they cost no call and react to what is there already.
 """
 
+from collections.abc import Collection
 from datetime import UTC, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from dagster import (
     AssetSelection,
     AutomationConditionSensorDefinition,
     DefaultScheduleStatus,
+    ExecutorDefinition,
     JobDefinition,
     RunRequest,
     ScheduleDefinition,
@@ -27,6 +30,7 @@ from dataplatform.assets.rotation import build_rotation_job, build_rotation_sche
 from dataplatform.profiles import Profile
 from dataplatform.raw.coingecko import api_endpoints
 from dataplatform.raw.inbox import inbox
+from dataplatform.resources.spark_operator.reaper import build_reaper_sensor
 from dataplatform.sensors import arrivals_sensor, automation_sensor, inbox_sensor
 
 if TYPE_CHECKING:
@@ -42,53 +46,88 @@ _DAILY: Final = [
     raw_key(endpoint) for endpoint in api_endpoints().values() if endpoint.every != "hour"
 ]
 
-lineage_job: Final = define_asset_job(
-    "lineage_job",
-    AssetSelection.all(),
-    description="Everything: raw files, tables, views, checks.",
-)
-snapshot_job: Final = define_asset_job(
-    "snapshot_job",
-    AssetSelection.assets(*_HOURLY).downstream(),
-    description="The endpoints that are snapshots of the hour, and what is built of them.",
-)
-history_job: Final = define_asset_job(
-    "history_job",
-    AssetSelection.assets(*_DAILY).downstream(),
-    description="A day of history, the day's listings, and what is built of them.",
-)
-inbox_job: Final = define_asset_job(
-    "inbox_job",
-    AssetSelection.assets(raw_key(inbox)).downstream(),
-    description="Lands what was dropped in the inbox, and builds what reads it.",
-)
-tables_job: Final = define_asset_job(
-    "tables_job",
-    AssetSelection.groups(tables.GROUP, views.GROUP),
-    description=f"Tables and views from the {raw.GROUP} files that are there; asks the API nothing.",
-)
-maintenance_job: Final = build_maintenance_job()
-rotation_job: Final = build_rotation_job()
+_MAINTENANCE: Final = build_maintenance_job()
+_ROTATION: Final = build_rotation_job()
 
 
-def build_jobs(profile: Profile) -> "list[JobDefinition | UnresolvedAssetJobDefinition]":
-    """Return the jobs, one a use; on servers there are secrets to rotate as well."""
-    jobs = [lineage_job, snapshot_job, history_job, inbox_job, tables_job, maintenance_job]
-    return jobs if profile == "local" else [*jobs, rotation_job]
+@cache
+def _asset_jobs(step_pods: frozenset[str]) -> "dict[str, UnresolvedAssetJobDefinition]":
+    """Return the jobs that materialize assets, by name: what starts a job names the same object."""
+
+    def job(
+        name: str, selection: AssetSelection, description: str
+    ) -> "UnresolvedAssetJobDefinition":
+        executor = _pod_a_step() if name in step_pods else None
+        return define_asset_job(name, selection, description=description, executor_def=executor)
+
+    jobs = [
+        job("lineage_job", AssetSelection.all(), "Everything: raw files, tables, views, checks."),
+        job(
+            "snapshot_job",
+            AssetSelection.assets(*_HOURLY).downstream(),
+            "The endpoints that are snapshots of the hour, and what is built of them.",
+        ),
+        job(
+            "history_job",
+            AssetSelection.assets(*_DAILY).downstream(),
+            "A day of history, the day's listings, and what is built of them.",
+        ),
+        job(
+            "inbox_job",
+            AssetSelection.assets(raw_key(inbox)).downstream(),
+            "Lands what was dropped in the inbox, and builds what reads it.",
+        ),
+        job(
+            "tables_job",
+            AssetSelection.groups(tables.GROUP, views.GROUP),
+            f"Tables and views from the {raw.GROUP} files that are there; asks the API nothing.",
+        ),
+    ]
+    found = {one.name: one for one in jobs}
+    if unknown := step_pods - found.keys():
+        raise ValueError(
+            f"DATAPLATFORM_STEP_POD_JOBS names {min(unknown)}, which is no job of assets."
+            f" Remedy: name some of {', '.join(found)}."
+        )
+    return found
 
 
-def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
+def _pod_a_step() -> ExecutorDefinition:
+    from dagster_k8s import k8s_job_executor
+
+    # One at a time: the API's budget of calls is counted in a file, which pods do not share.
+    return k8s_job_executor.configured({"max_concurrent": 1}, name="k8s")
+
+
+def build_jobs(
+    profile: Profile, step_pods: Collection[str] = ()
+) -> "list[JobDefinition | UnresolvedAssetJobDefinition]":
+    """Return the jobs, one a use; on servers there are secrets to rotate as well.
+
+    Args:
+        profile: what stands behind.
+        step_pods: jobs whose every step gets a Kubernetes pod of its own.
+
+    Raises:
+        ValueError: there is no such job.
+    """
+    jobs = [*_asset_jobs(frozenset(step_pods)).values(), _MAINTENANCE]
+    return jobs if profile == "local" else [*jobs, _ROTATION]
+
+
+def build_schedules(profile: Profile, step_pods: Collection[str] = ()) -> list[ScheduleDefinition]:
     """Return the schedules: hourly snapshot, daily history, weekly maintenance; UTC.
 
     Stopped on a laptop, running on servers, where there is a monthly rotation as well.
     """
+    jobs = _asset_jobs(frozenset(step_pods))
     local = profile == "local"
     status = DefaultScheduleStatus.STOPPED if local else DefaultScheduleStatus.RUNNING
     return [
-        *([] if profile == "local" else [build_rotation_schedule(rotation_job)]),
+        *([] if profile == "local" else [build_rotation_schedule(_ROTATION)]),
         ScheduleDefinition(
             name="snapshot_schedule",
-            job=snapshot_job,
+            job=jobs["snapshot_job"],
             # Everybody else asks on the hour.
             cron_schedule="5 * * * *",
             execution_timezone="UTC",
@@ -97,7 +136,7 @@ def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
         ),
         ScheduleDefinition(
             name="history_schedule",
-            job=history_job,
+            job=jobs["history_job"],
             cron_schedule="30 0 * * *",
             execution_timezone="UTC",
             execution_fn=_yesterday,
@@ -106,7 +145,7 @@ def build_schedules(profile: Profile) -> list[ScheduleDefinition]:
         ),
         ScheduleDefinition(
             name="maintenance_schedule",
-            job=maintenance_job,
+            job=_MAINTENANCE,
             cron_schedule="40 3 * * 0",
             execution_timezone="UTC",
             default_status=status,
@@ -122,6 +161,17 @@ def _yesterday(context: ScheduleEvaluationContext) -> RunRequest:
     return RunRequest(run_key=day, partition_key=day)
 
 
-def build_sensors() -> list[SensorDefinition | AutomationConditionSensorDefinition]:
-    """Return the sensors, running: on arrivals, on the inbox, on automation conditions."""
-    return [arrivals_sensor(tables_job), inbox_sensor(inbox_job), automation_sensor()]
+def build_sensors(
+    profile: Profile = "local", step_pods: Collection[str] = ()
+) -> list[SensorDefinition | AutomationConditionSensorDefinition]:
+    """Return the sensors, running: on arrivals, on the inbox, on automation conditions.
+
+    On the profile cluster, one more deletes the Spark applications that no run owns.
+    """
+    jobs = _asset_jobs(frozenset(step_pods))
+    return [
+        arrivals_sensor(jobs["tables_job"]),
+        inbox_sensor(jobs["inbox_job"]),
+        automation_sensor(),
+        *([build_reaper_sensor()] if profile == "cluster" else []),
+    ]

@@ -76,6 +76,10 @@ class Settings(BaseSettings):
         vault_credential_file: the file with the secret id, the token, the JWT or the password.
         vault_rotation_credential_file: the same for the role `rotation`, which changes the others'.
         vault_ca_file: the authority that signed Vault's certificate; unset, the system's.
+        step_pod_jobs: on the profile cluster, jobs whose every step gets a pod of its own,
+            comma-separated; the others run in the one of their run.
+        secrets_dir: where secrets are mounted as files, one a value; set, Vault is not asked. So it
+            is in the pods of Spark, which have no login to Vault.
 
     On the profile stack, what is unset from `s3_endpoint` on is what `dp stack up` started.
     """
@@ -114,6 +118,8 @@ class Settings(BaseSettings):
     vault_credential_file: Path | None = None
     vault_rotation_credential_file: Path | None = None
     vault_ca_file: Path | None = None
+    step_pod_jobs: Annotated[tuple[str, ...], NoDecode] = ()
+    secrets_dir: Path | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -128,11 +134,11 @@ class Settings(BaseSettings):
         stack = StackEndpoints(settings_cls)
         return init_settings, env_settings, dotenv_settings, file_secret_settings, stack
 
-    @field_validator("coins", mode="before")
+    @field_validator("coins", "step_pod_jobs", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(coin.strip() for coin in value.split(",") if coin.strip())
+            return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
     @property

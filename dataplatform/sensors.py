@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dataplatform.assets.maintenance import JOB as MAINTENANCE_JOB
 from dataplatform.assets.raw import raw_key
-from dataplatform.assets.tables import build_target, table_key
+from dataplatform.assets.tables import table_key
 from dataplatform.lake.manifest import Arrival, Cursor, Origin, advance
 from dataplatform.lake.place import LakePlace
 from dataplatform.lake.store.errors import ObjectStoreError
@@ -264,5 +264,5 @@ def _readers(endpoints: set[str]) -> list[str]:
 
 def _behind(lake: LakeResource, names: Iterable[str]) -> list[str]:
     """Return the tables that have not read all of their inputs."""
-    target = build_target(lake)
+    target = lake.build_target()
     return [name for name in names if target.is_behind(all_specs()[name])]

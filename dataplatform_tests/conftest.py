@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dataplatform.lake.spark import local_conf, prepare_environment
+from dataplatform_tests.kubernetes.fixtures import cluster, operator, spark_namespace
+
+__all__ = ["cluster", "operator", "spark_namespace"]
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-SERVERS_SECONDS = 1200
-"""The first test of a tier with servers may have to build one of them."""
+TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
+"""The first test of a tier with servers may have to build them."""
 
 
 def pytest_configure() -> None:
@@ -30,10 +33,15 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what needs servers last, as they may still be installing, and what kills them at the end."""
-    items.sort(key=lambda item: [m in item.keywords for m in ("stack", "faults")])
+    items.sort(key=lambda item: [m in item.keywords for m in ("faults", "kubernetes", "stack")])
     for item in items:
-        if item.get_closest_marker("stack") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(SERVERS_SECONDS))
+        if _seconds(item) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_seconds(item)))
+
+
+def _seconds(item: pytest.Item) -> int:
+    """Return how long a test of its tier may take; 0 for a tier without servers."""
+    return max(TIER_SECONDS[tier] if item.get_closest_marker(tier) else 0 for tier in TIER_SECONDS)
 
 
 def pytest_terminal_summary(

@@ -1,6 +1,7 @@
 """The maintenance job: one operation that goes through the tables and reports on each."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from dataplatform.assets.tables import POOL, table_key
 from dataplatform.resources.lake import LakeResource
-from dataplatform.resources.spark_local import SparkLocalResource
+from dataplatform.resources.spark import SparkResource
 from dataplatform.tables import all_specs
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def maintain_tables(
     context: OpExecutionContext,
     config: MaintenanceConfig,
     lake: LakeResource,
-    spark: SparkLocalResource,
+    spark: SparkResource,
 ) -> None:
     """Compact each table, rewrite its manifests, expire its snapshots, remove its orphan files."""
-    from dataplatform.lake.maintenance import Maintenance, Retention
+    from dataplatform.lake.maintenance import Retention
 
     retention = Retention(
         snapshots=timedelta(days=config.snapshot_days),
@@ -64,11 +65,9 @@ def maintain_tables(
     for name in names:
         # Before the first table is touched rather than in the middle.
         retention.require_for(name)
-    with lake.writer_lock(context.run.run_id):
-        session = spark.session(lake.place)
-        maintenance = Maintenance(lake.catalog(), lambda: session, retention)
-        for name in names:
-            _report(context, name, maintenance.maintain(name))
+    with closing(spark.maintain(context, lake, names, retention)) as results:
+        for name, done in results:
+            _report(context, name, done)
 
 
 def build_maintenance_job() -> JobDefinition:

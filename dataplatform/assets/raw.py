@@ -32,6 +32,7 @@ from dagster import (
 )
 
 from dataplatform.assets.partitions import DAILY
+from dataplatform.assets.pods import pod_tags
 from dataplatform.assets.raw_preview import preview
 from dataplatform.lake.api.endpoint import RECORD_COLUMNS, Endpoint, Every, Field
 from dataplatform.lake.api.errors import PermanentApiError
@@ -88,6 +89,7 @@ def raw_asset(endpoint: Endpoint) -> AssetsDefinition:
         owners=OWNERS,
         pool=POOL,
         retry_policy=RETRY,
+        op_tags=pod_tags("250m", "1Gi"),
         freshness_policy=_FRESHNESS[endpoint.every],
         partitions_def=DAILY if partitioned else None,
         backfill_policy=BackfillPolicy.single_run() if partitioned else None,
@@ -115,6 +117,7 @@ def inbox_asset() -> AssetsDefinition:
         kinds={"csv", "json", "parquet"},
         owners=OWNERS,
         retry_policy=RETRY,
+        op_tags=pod_tags("250m", "1Gi"),
         check_specs=_check_specs(inbox),
         metadata=_declaration(inbox),
     )

@@ -8,8 +8,9 @@ a JVM that died can't be had back in it, by the daemon in a new one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from dagster import (
     AssetCheckResult,
@@ -32,6 +33,7 @@ from dagster import (
 
 from dataplatform.assets.lineage import lineage_metadata
 from dataplatform.assets.plots import ATTRIBUTION, markdown_table, plot_metadata
+from dataplatform.assets.pods import pod_tags
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY, raw_key
 from dataplatform.assets.refresh import refresh
 from dataplatform.lake.plot import TablePlot
@@ -39,11 +41,8 @@ from dataplatform.lake.server_errors import server_failure
 from dataplatform.lake.spec import NAMESPACE, Column, TableSpec
 from dataplatform.raw import all_endpoints
 from dataplatform.resources.lake import LakeResource
-from dataplatform.resources.spark_local import SparkLocalResource
+from dataplatform.resources.spark import SparkResource
 from dataplatform.tables import all_specs
-
-if TYPE_CHECKING:
-    from dataplatform.lake.plan import Lake
 
 GROUP: Final = "tables"
 POOL: Final = "lake_writer"
@@ -71,9 +70,10 @@ def build_table_assets(specs: Mapping[str, TableSpec] | None = None) -> AssetsDe
         can_subset=True,
         pool=POOL,
         retry_policy=RETRY,
+        op_tags=pod_tags("500m", "2Gi"),
     )
     def _tables(
-        context: AssetExecutionContext, lake: LakeResource, spark: SparkLocalResource
+        context: AssetExecutionContext, lake: LakeResource, spark: SparkResource
     ) -> Iterator[MaterializeResult | AssetCheckResult]:
         selected = {key.path[-1] for key in context.selected_asset_keys}
         yield from _build(context, lake, spark, declared, selected)
@@ -81,33 +81,25 @@ def build_table_assets(specs: Mapping[str, TableSpec] | None = None) -> AssetsDe
     return _tables
 
 
-def build_target(lake: LakeResource) -> "Lake":
-    """Return what tables are built in: the run's lake with every declared endpoint."""
-    from dataplatform.lake.plan import Lake
-
-    return Lake(lake.raw_zone, lake.catalog(), all_endpoints(), lake.lake_origin)
-
-
 def _build(
     context: AssetExecutionContext,
     lake: LakeResource,
-    spark: SparkLocalResource,
+    spark: SparkResource,
     declared: Mapping[str, TableSpec],
     selected: set[str],
 ) -> Iterator[MaterializeResult | AssetCheckResult]:
-    from dataplatform.lake.build import Builder
+    from dataplatform.lake.failures import is_permanent, members
 
     try:
-        target = build_target(lake)
-        with lake.writer_lock(context.run.run_id) as still_writer:
-            builder = Builder(target, declared, lambda: spark.session(lake.place), still_writer)
-            for result in builder.build(selected):
+        target = lake.build_target()
+        with closing(spark.build(context, lake, declared, selected)) as results:
+            for result in results:
                 context.log.info(_sentence(result))
                 yield _materialized(declared[result.table], declared, result, target)
     except Exception as error:
-        failures = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+        failures = members(error)
         yield from _failed_audits(declared, failures)
-        permanent = all(_is_permanent(failure) for failure in failures)
+        permanent = all(is_permanent(failure) for failure in failures)
         context.instance.add_run_tags(
             context.run.run_id, dict(NO_RUN_RETRY if permanent else RUN_RETRY)
         )
@@ -130,18 +122,6 @@ def _failed_audits(
     for failure in failures:
         if isinstance(failure, AuditFailedError):
             yield from _check_results(declared[failure.result.table], failure.result)
-
-
-def _is_permanent(failure: BaseException) -> bool:
-    """Whether the same rows and the same code fail again: a person has to look."""
-    from pyspark.errors import AnalysisException
-
-    from dataplatform.lake.build import AuditFailedError
-    from dataplatform.lake.jvm import JavaNotFoundError
-    from dataplatform.lake.schema import SchemaChangeError
-
-    kinds = (AuditFailedError, SchemaChangeError, JavaNotFoundError, AnalysisException)
-    return isinstance(failure, kinds)
 
 
 def _sentence(result: Any) -> str:

@@ -25,6 +25,7 @@ from dagster import (
 
 from dataplatform.assets.lineage import lineage_metadata, relation_key
 from dataplatform.assets.plots import plot_metadata, preview_markdown
+from dataplatform.assets.pods import pod_tags
 from dataplatform.assets.raw import NO_RUN_RETRY, OWNERS, RETRY
 from dataplatform.assets.refresh import refresh
 from dataplatform.lake.spec import NAMESPACE
@@ -71,6 +72,7 @@ def _view_asset(
         owners=OWNERS,
         code_version=view.code_version,
         retry_policy=RETRY,
+        op_tags=pod_tags("250m", "1Gi"),
         automation_condition=refresh(),
         freshness_policy=_FRESHNESS,
         check_specs=[AssetCheckSpec(ANSWERS, asset=key, description=ANSWERS_RULE)],

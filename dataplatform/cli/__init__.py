@@ -8,6 +8,7 @@ from dataplatform.cli import (
     backup,
     docs,
     doctor,
+    images,
     prune,
     query,
     rollback,
@@ -41,3 +42,4 @@ app.command("prune-runs")(prune.prune_runs)
 app.command("restore")(backup.restore)
 app.add_typer(views.app, name="views")
 app.add_typer(stack.app, name="stack")
+app.add_typer(images.app, name="images")

@@ -7,7 +7,7 @@ that do not read each other are built side by side.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -144,7 +144,7 @@ class Builder:
                 self._session = self._start()
             return self._session
 
-    def build(self, names: Iterable[str]) -> Iterator[TableResult]:
+    def build(self, names: Iterable[str]) -> Generator[TableResult]:
         """Build the named tables, each after those it reads; yields each as it is published.
 
         Tables that read a failed one are not begun, the others are.

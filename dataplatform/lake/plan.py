@@ -20,6 +20,8 @@ from dataplatform.lake.state import NO_DAYS, TableState, changed_since, publishe
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+    from dataplatform.lake.place import LakePlace
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -73,6 +75,11 @@ class Lake:
     catalog: Catalog
     endpoints: Mapping[str, Endpoint]
     origin: Origin
+
+    @classmethod
+    def at(cls, place: "LakePlace", endpoints: Mapping[str, Endpoint]) -> "Lake":
+        """Return the lake that lies at a place; opens its catalog."""
+        return cls(place.raw_zone, place.open_catalog(), endpoints, place.origin)
 
     def plan(self, spec: TableSpec) -> Plan:
         """Compare the table's state with its inputs; reads metadata only."""

@@ -1,6 +1,7 @@
 """Where a secret is read from: one small interface, whatever stands behind it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -95,6 +96,56 @@ class EnvironmentSecrets:
             missing.append(lacking[0])
         remedy = f"set {' or '.join(missing)}"
         raise SecretNotFoundError(path, "it is not in the environment", remedy)
+
+
+class MountedSecrets:
+    """Secrets from mounted files, one a value: `minio/platform/secret_key` below the folder.
+
+    A Kubernetes Secret with the keys `access_key` and `secret_key`, mounted at `minio/platform`, has
+    that layout; External Secrets makes such a one of a secret in Vault. The files are read when they
+    are asked for, as a kubelet replaces them when the Secret changes.
+
+    Args:
+        folder: where they are mounted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, path: str) -> Mapping[str, str]:
+        """Return the values of the secret at `path`.
+
+        Raises:
+            SecretNotFoundError: the platform knows no such path, or a file is missing or empty.
+            SecretError: a file can't be read.
+        """
+        forms = forms_of(path)
+        if not forms:
+            known = ", ".join(SECRETS)
+            raise SecretNotFoundError(path, "no secret has this path", f"ask for one of {known}")
+        found = [self._values(path, form) for form in forms]
+        for form, values in zip(forms, found, strict=True):
+            if all(values.get(field) for field in form):
+                return values
+        missing = " or ".join(str(self._missing(path, form)) for form in forms)
+        remedy = f"mount the Secret that has it at {self._folder / path}"
+        raise SecretNotFoundError(path, f"there is no file {missing}, or it is empty", remedy)
+
+    def _values(self, path: str, form: tuple[str, ...]) -> dict[str, str]:
+        values = {field: self._value(path, field) for field in form}
+        return {field: value for field, value in values.items() if value}
+
+    def _missing(self, path: str, form: tuple[str, ...]) -> Path:
+        lacking = [field for field in form if not self._value(path, field)]
+        return self._folder / path / lacking[0]
+
+    def _value(self, path: str, field: str) -> str:
+        file = self._folder / path / field
+        try:
+            return file.read_text().strip() if file.is_file() else ""
+        except OSError as error:
+            remedy = "let the pod's user read it: fsGroup, or the volume's defaultMode"
+            raise SecretError(path, f"{file} can't be read ({error.strerror})", remedy) from None
 
 
 def forms_of(path: str) -> list[tuple[str, ...]]:

@@ -1,15 +1,35 @@
-"""The Spark session of the local profile: one JVM in this process, one session a lake."""
+"""Spark sessions: one JVM in this process, or the one that spark-submit started; one session a lake."""
 
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from dataplatform.lake.jvm import find_java, spark_jars
 from dataplatform.versions import SPARK_JARS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from dataplatform.lake.place import LakePlace
+
+ENGINE_CONF: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "spark.sql.extensions": (
+            "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
+        ),
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
+        # pandas writes time stamps in ns; refusing them would refuse the file's other columns too.
+        "spark.sql.legacy.parquet.nanosAsLong": "true",
+        "spark.ui.showConsoleProgress": "false",
+        # The default knows neither OAuth2's `credential` nor `access-key`: the UI and the event log
+        # would show what sessions are set up with.
+        "spark.redaction.regex": "(?i)secret|password|passwd|token|credential|access[.-]?key",
+    }
+)
+"""What tables need of every Spark, wherever it runs."""
 
 
 def local_conf(memory: str, jars: Mapping[str, str] = SPARK_JARS) -> dict[str, str]:
@@ -20,6 +40,7 @@ def local_conf(memory: str, jars: Mapping[str, str] = SPARK_JARS) -> dict[str, s
         jars: what the lake needs: Maven coordinate → SHA-256.
     """
     return {
+        **ENGINE_CONF,
         "spark.app.name": "dataplatform",
         "spark.master": "local[*]",
         "spark.driver.memory": memory,
@@ -33,15 +54,7 @@ def local_conf(memory: str, jars: Mapping[str, str] = SPARK_JARS) -> dict[str, s
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.sql.extensions": (
-            "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
-        ),
-        "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "2",
-        "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
-        # pandas writes time stamps in ns; refusing them would refuse the file's other columns too.
-        "spark.sql.legacy.parquet.nanosAsLong": "true",
         "spark.log.level": "ERROR",
     }
 
@@ -60,3 +73,39 @@ def lake_session(spark: "SparkSession", lake_conf: Mapping[str, str]) -> "SparkS
     for name, value in lake_conf.items():
         session.conf.set(name, value)
     return session
+
+
+def start_session(place: "LakePlace", memory: str) -> "SparkSession":
+    """Return a session that sees a lake, in this process's only JVM.
+
+    Under spark-submit its configuration holds: master, jars, memory and `ENGINE_CONF` are given
+    there. Only the lake is added, whose keys may stand in no manifest.
+
+    Args:
+        place: the lake.
+        memory: heap of the JVM, where this process has to start one.
+    """
+    from pyspark.sql import SparkSession
+
+    lake_conf = place.spark_conf()
+    if is_submitted():
+        conf = _of_context(lake_conf)
+    else:
+        prepare_environment()
+        conf = local_conf(memory, place.spark_jars)
+    return lake_session(SparkSession.builder.config(map={**conf}).getOrCreate(), lake_conf)
+
+
+def _of_context(lake_conf: Mapping[str, str]) -> dict[str, str]:
+    """Return a lake's settings as those of a Spark context.
+
+    Spark writes its event log by them, and hides in it only what it knows of its context: each job is
+    logged with the settings of its session, and of those of sessions alone every value is shown.
+    """
+    hadoop = {f"spark.hadoop.{k}": v for k, v in lake_conf.items() if k.startswith("fs.s3a.")}
+    return hadoop | {k: v for k, v in lake_conf.items() if k.startswith("spark.")}
+
+
+def is_submitted() -> bool:
+    """Whether spark-submit started this process, and a JVM before it."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ

@@ -13,9 +13,12 @@ from dataplatform.lake.place import LakePlace
 from dataplatform.lake.store.object_store import ObjectStore
 from dataplatform.lake.writer_lock import StillWriter
 from dataplatform.profiles import ORIGIN_TAG, Settings, lake_place
+from dataplatform.raw import all_endpoints
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+
+    from dataplatform.lake.plan import Lake
 
 
 class LakeResource(ConfigurableResource):
@@ -84,3 +87,9 @@ class LakeResource(ConfigurableResource):
     def catalog(self) -> "Catalog":
         """Open the Iceberg catalog, once."""
         return self.place.open_catalog()
+
+    def build_target(self) -> "Lake":
+        """Return what tables are built in: this lake with every declared endpoint."""
+        from dataplatform.lake.plan import Lake
+
+        return Lake.at(self.place, all_endpoints())

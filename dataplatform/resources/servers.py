@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from dataplatform.addresses import in_database
 from dataplatform.lake.manifest import Origin
 from dataplatform.lake.place import LakeServers, NotConfiguredError, ServerLake
+from dataplatform.lake.secrets import MountedSecrets
 from dataplatform.lake.store.object_store import S3Access
 
 if TYPE_CHECKING:
@@ -116,6 +117,9 @@ def find_servers(settings: "Settings") -> PlatformServers:
         NotConfiguredError: an address is missing.
         SecretError: Vault does not give what opening a lake takes.
     """
+    if settings.secrets_dir is not None:
+        # In Spark's pods, where there is no Dagster; the resource that asks Vault is made of it.
+        return PlatformServers(settings, MountedSecrets(settings.secrets_dir))
     from dataplatform.resources.vault import open_secrets
 
     return PlatformServers(settings, open_secrets(settings))

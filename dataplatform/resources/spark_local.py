@@ -1,18 +1,26 @@
 """Spark in this process: one JVM, started when the first table has to be built."""
 
+from collections.abc import Collection, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from dagster import ConfigurableResource
+from dagster import OpExecutionContext
 from pydantic import PrivateAttr
 
 from dataplatform.lake.place import LakePlace
 from dataplatform.lake.spark import lake_session, local_conf, prepare_environment
+from dataplatform.lake.spec import TableSpec
+from dataplatform.resources.lake import LakeResource
+from dataplatform.resources.spark import SparkResource
 
 if TYPE_CHECKING:
+    from dagster import AssetExecutionContext
     from pyspark.sql import SparkSession
 
+    from dataplatform.lake.build import TableResult
+    from dataplatform.lake.maintenance import Maintained, Retention
 
-class SparkLocalResource(ConfigurableResource):
+
+class SparkLocalResource(SparkResource):
     """Embedded Spark on all cores of this machine, through dagster-pyspark.
 
     Attributes:
@@ -21,6 +29,37 @@ class SparkLocalResource(ConfigurableResource):
 
     memory: str = "1g"
     _spark: "SparkSession | None" = PrivateAttr(default=None)
+
+    def build(
+        self,
+        context: "AssetExecutionContext",
+        lake: LakeResource,
+        declared: Mapping[str, TableSpec],
+        selected: Collection[str],
+    ) -> "Generator[TableResult]":
+        """Build tables in this process; see `SparkResource.build`."""
+        from dataplatform.lake.build import Builder
+
+        target = lake.build_target()
+        with lake.writer_lock(context.run.run_id) as still_writer:
+            builder = Builder(target, declared, lambda: self.session(lake.place), still_writer)
+            yield from builder.build(selected)
+
+    def maintain(
+        self,
+        context: OpExecutionContext,
+        lake: LakeResource,
+        names: Sequence[str],
+        retention: "Retention",
+    ) -> "Generator[tuple[str, Maintained | None]]":
+        """Maintain tables in this process; see `SparkResource.maintain`."""
+        from dataplatform.lake.maintenance import Maintenance
+
+        with lake.writer_lock(context.run.run_id):
+            session = self.session(lake.place)
+            maintenance = Maintenance(lake.catalog(), lambda: session, retention)
+            for name in names:
+                yield name, maintenance.maintain(name)
 
     def session(self, lake: LakePlace) -> "SparkSession":
         """Return a session that sees `lake`; starts the JVM (about 4 s) at the first call.

@@ -12,7 +12,7 @@ from dagster import ConfigurableResource, InitResourceContext
 from pydantic import ConfigDict, PrivateAttr
 
 from dataplatform.addresses import ServerAddress
-from dataplatform.lake.secrets import EnvironmentSecrets, SecretStore
+from dataplatform.lake.secrets import EnvironmentSecrets, MountedSecrets, SecretStore
 from dataplatform.profiles import Settings
 
 if TYPE_CHECKING:
@@ -158,8 +158,11 @@ def open_secrets(settings: Settings) -> SecretStore:
     A process logs in to Vault once as the same role, and revokes its token when it ends.
 
     Args:
-        settings: on `local` the environment and `.env` answer, elsewhere Vault.
+        settings: on `local` the environment and `.env` answer, elsewhere Vault; mounted files
+            wherever `secrets_dir` names them.
     """
+    if settings.secrets_dir is not None:
+        return MountedSecrets(settings.secrets_dir)
     if settings.profile != "local":
         return _shared_vault(VaultResource.from_settings(settings))
     from dotenv import dotenv_values

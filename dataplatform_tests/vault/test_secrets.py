@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplatform.lake.secrets import EnvironmentSecrets, SecretNotFoundError
+from dataplatform.lake.secrets import EnvironmentSecrets, MountedSecrets, SecretNotFoundError
 from dataplatform.profiles import Settings
 from dataplatform.resources.vault import VaultResource, open_secrets
 from dataplatform.vault.errors import VaultSettingsError
@@ -102,7 +102,12 @@ def test_describing_vault_and_the_rotation_loads_no_client() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "there"), [("local", set()), ("stack", {"vault", "minio", "trino"})]
+    ("profile", "there"),
+    [
+        ("local", set()),
+        ("stack", {"vault", "minio", "trino"}),
+        ("cluster", {"vault", "minio", "trino"}),
+    ],
 )
 def test_users_assets_may_ask_for_the_servers_where_there_are_any(
     profile: str, there: set[str], tmp_path: Path
@@ -110,7 +115,7 @@ def test_users_assets_may_ask_for_the_servers_where_there_are_any(
     script = (
         "from dataplatform.definitions import defs;"
         "print(*sorted({'vault', 'minio', 'trino'} & set(defs.resources)));"
-        "import sys; print(*sorted({'hvac', 'boto3', 'trino', 'pyspark'} & set(sys.modules)))"
+        "import sys; print(*sorted({'hvac', 'boto3', 'trino', 'pyspark', 'kubernetes'} & set(sys.modules)))"
     )
     own = {k: v for k, v in os.environ.items() if not k.startswith("DATAPLATFORM_")}
     # Their addresses are not set: the servers are not up.
@@ -121,3 +126,35 @@ def test_users_assets_may_ask_for_the_servers_where_there_are_any(
     resources, heavy = done.stdout.splitlines()
     assert set(resources.split()) == there
     assert heavy == ""
+
+
+def test_mounted_files_answer_wherever_the_setting_names_them(tmp_path: Path) -> None:
+    mount(tmp_path, "minio/platform", access_key="platform", secret_key="s3cret\n")
+    store = open_secrets(Settings(profile="cluster", secrets_dir=tmp_path))
+    assert store.read("minio/platform") == {"access_key": "platform", "secret_key": "s3cret"}
+    mount(tmp_path, "minio/platform", secret_key="rotated")
+    assert store.read("minio/platform")["secret_key"] == "rotated"
+
+
+def test_a_missing_or_empty_file_is_named_and_no_value_is(tmp_path: Path) -> None:
+    mount(tmp_path, "minio/platform", access_key="pl4tform", secret_key="\n")
+    missing = tmp_path / "minio" / "platform" / "secret_key"
+    with pytest.raises(SecretNotFoundError, match=rf"no file {missing}.*Remedy: mount") as caught:
+        MountedSecrets(tmp_path).read("minio/platform")
+    assert "pl4tform" not in str(caught.value)
+    with pytest.raises(SecretNotFoundError, match="ask for one of minio/root"):
+        MountedSecrets(tmp_path).read("../etc")
+
+
+def test_a_mounted_catalog_login_has_either_form(tmp_path: Path) -> None:
+    mount(tmp_path, "catalog/platform", token="jwt")
+    assert MountedSecrets(tmp_path).read("catalog/platform") == {"token": "jwt"}
+    with pytest.raises(SecretNotFoundError, match=r"username or .*/token"):
+        MountedSecrets(tmp_path).read("trino/platform")
+
+
+def mount(folder: Path, path: str, **values: str) -> None:
+    """Lay files as the kubelet mounts a Secret."""
+    (folder / path).mkdir(parents=True, exist_ok=True)
+    for name, value in values.items():
+        (folder / path / name).write_text(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
+from urllib.parse import urlsplit
 
 from dataplatform.lake.store.errors import error_of
 
@@ -56,6 +57,23 @@ def s3_client(access: S3Access) -> Any:
             s3={"addressing_style": "path" if access.path_style else "virtual"},
         ),
     )
+
+
+def make_folder(client: Any, address: str) -> None:
+    """Make what Hadoop takes for a folder: an empty object whose key ends with a slash.
+
+    Args:
+        client: of boto3.
+        address: such as `s3a://dagster-logs/spark-events`; of another scheme, nothing is made.
+
+    Raises:
+        ObjectStoreError: the store refused it.
+    """
+    parts = urlsplit(address)
+    key = parts.path.strip("/")
+    if parts.scheme in ("s3", "s3a") and key:
+        with explained(address):
+            client.put_object(Bucket=parts.netloc, Key=f"{key}/", Body=b"")
 
 
 @contextmanager

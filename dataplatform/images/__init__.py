@@ -1,0 +1,1 @@
+"""Building and pushing the container images that `infra/images` describes."""

@@ -1,0 +1,128 @@
+"""Whose an application is: its labels, its name, and who may take it over."""
+
+import hashlib
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from dagster import (
+    AssetExecutionContext,
+    DagsterInstance,
+    DagsterRun,
+    OpExecutionContext,
+    RunsFilter,
+)
+
+Context = OpExecutionContext | AssetExecutionContext
+
+RUN_LABEL: Final = "dagster/run-id"
+ROOT_RUN_LABEL: Final = "dagster/root-run-id"
+STEP_LABEL: Final = "dagster/step-key"
+LOCATION_LABEL: Final = "dagster/code-location"
+MANAGED_LABEL: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "dagster"
+DIGEST_ANNOTATION: Final = "dagster/spec-digest"
+NONCE_ANNOTATION: Final = "dagster/submission"
+
+_ROOT_RUN_TAG: Final = "dagster/root_run_id"
+
+# Spark appends `-<16 hex>-driver-svc` (28 characters) for a service, which may have 63, and
+# `-<16 hex>` for executors, whose prefix may have 47.
+NAME_LENGTH: Final = 30
+_LABEL_LENGTH: Final = 63
+_LABEL: Final = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")
+
+
+def op_context(context: Context) -> OpExecutionContext:
+    """Return the op's context: of an asset's, Dagster's own Pipes calls deprecated properties."""
+    if isinstance(context, AssetExecutionContext):
+        return context.op_execution_context
+    return context
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The step of a run that an application works for.
+
+    Attributes:
+        run_id: of the run.
+        root_run_id: of the run that this one retries, or of the run itself.
+        step_key: of the step.
+        code_location: where the step's code is loaded from; None where it is not known.
+    """
+
+    run_id: str
+    root_run_id: str
+    step_key: str
+    code_location: str | None = None
+
+    @classmethod
+    def of(cls, context: OpExecutionContext) -> "Owner":
+        """Return whom a context stands for."""
+        run = context.run
+        return cls(
+            run.run_id,
+            run.root_run_id or run.tags.get(_ROOT_RUN_TAG) or run.run_id,
+            context.get_step_execution_context().step.key,
+            code_location(run),
+        )
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels of the application, its driver and its executors."""
+        return self._shared() | {RUN_LABEL: label_value(self.run_id)}
+
+    def selector(self) -> str:
+        """Return the label selector of all attempts at this step, in whichever run."""
+        return ",".join(f"{key}={value}" for key, value in self._shared().items())
+
+    def new_name(self, prefix: str | None = None) -> str:
+        """Return a name that no other run or attempt has.
+
+        Args:
+            prefix: what the name begins with; None, the step's key.
+        """
+        run = re.sub(r"[^a-z0-9]", "", self.run_id.lower())[:8]
+        suffix = f"-{run}-{secrets.token_hex(3)}"
+        readable = re.sub(r"[^a-z0-9]+", "-", (prefix or self.step_key).lower())
+        # A service's name begins with a letter.
+        readable = re.sub(r"^[^a-z]+", "", readable)[: NAME_LENGTH - len(suffix)].strip("-")
+        return f"{readable or 'spark'}{suffix}"
+
+    def _shared(self) -> dict[str, str]:
+        labels = {
+            MANAGED_LABEL: MANAGED_BY,
+            ROOT_RUN_LABEL: label_value(self.root_run_id),
+            STEP_LABEL: label_value(self.step_key),
+        }
+        if self.code_location:
+            labels[LOCATION_LABEL] = label_value(self.code_location)
+        return labels
+
+
+def code_location(run: DagsterRun) -> str | None:
+    """Return the name of the code location that a run was launched from."""
+    origin = run.remote_job_origin
+    if origin:
+        return origin.repository_origin.code_location_origin.location_name
+    return os.environ.get("DAGSTER_CLOUD_LOCATION_NAME")
+
+
+def active_runs(instance: DagsterInstance, root_run_id: str) -> set[str]:
+    """Return the ids of the runs that are not finished, of a run and all that retry it."""
+    root = instance.get_run_by_id(root_run_id)
+    retries = instance.get_runs(RunsFilter(tags={_ROOT_RUN_TAG: root_run_id}))
+    return {run.run_id for run in [*retries, *([root] if root else [])] if not run.is_finished}
+
+
+def label_value(text: str) -> str:
+    """Return `text` as a label may hold it; texts that differ stay different.
+
+    See https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set.
+    """
+    if not text or _LABEL.match(text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[: _LABEL_LENGTH - 9].strip("-._")
+    return f"{kept}-{digest}" if kept else digest

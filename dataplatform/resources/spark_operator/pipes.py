@@ -1,0 +1,509 @@
+"""Run a Spark application as a step of Dagster, with Dagster Pipes through S3."""
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from dagster import (
+    MetadataValue,
+    OpExecutionContext,
+    PipesClient,
+    PipesSession,
+    open_pipes_session,
+)
+from dagster._core.definitions.resource_annotation import TreatAsResourceParam
+from dagster._core.pipes.client import PipesClientCompletedInvocation
+from dagster_pipes import PipesExtras
+
+from dataplatform.resources.spark_operator import errors
+from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
+from dataplatform.resources.spark_operator.follow import Follower, Following
+from dataplatform.resources.spark_operator.messages import (
+    Bell,
+    FolderContextInjector,
+    FolderMessageReader,
+    PipesBucket,
+    PipesFolder,
+)
+from dataplatform.resources.spark_operator.ownership import (
+    DIGEST_ANNOTATION,
+    RUN_LABEL,
+    Context,
+    Owner,
+    active_runs,
+    label_value,
+    op_context,
+)
+from dataplatform.resources.spark_operator.spec import Manifest, SparkApplication
+from dataplatform.resources.spark_operator.states import ApplicationState
+
+OnExisting = Literal["reattach", "replace"]
+
+CLOSING_SECONDS: Final = 2.0
+"""A store that is not strongly consistent may show the last message so late."""
+
+# Applications that this process follows: another step of it does not take them over.
+_followed: set[str] = set()
+_followed_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where an application's pages are; `{namespace}`, `{name}` and `{spark_id}` are replaced.
+
+    Attributes:
+        ui: of a running application, such as `https://spark.example.org/{namespace}/{name}/`.
+            Without it, the address of the ingress that the operator makes, if it makes one.
+        history: of the history server, such as `https://spark-history.example.org`.
+    """
+
+    ui: str | None = None
+    history: str | None = None
+
+    def metadata(self, app: Application) -> dict[str, MetadataValue]:
+        """Return the links of one application as metadata of Dagster."""
+        found: dict[str, MetadataValue] = {}
+        ingress = (app.status.get("driverInfo") or {}).get("webUIIngressAddress")
+        names = {"namespace": app.namespace, "name": app.name, "spark_id": app.spark_id or ""}
+        if self.ui or ingress:
+            address = self.ui.format(**names) if self.ui else f"http://{ingress}"
+            found["spark/ui"] = MetadataValue.url(address)
+        if self.history and app.spark_id:
+            address = f"{self.history.format(**names).rstrip('/')}/history/{app.spark_id}/"
+            found["spark/history"] = MetadataValue.url(address)
+        return found
+
+
+class ApplicationStream(Iterator[Any]):
+    """The custom messages of an application, as they come.
+
+    Ending the iteration early (by leaving a `with` block of it, `close`, or dropping it) cancels the
+    application.
+
+    Attributes:
+        invocation: results and metadata; None until the application has completed.
+    """
+
+    def __init__(self, messages: "Callable[[ApplicationStream], Generator[Any]]") -> None:
+        self.invocation: PipesClientCompletedInvocation | None = None
+        self.metadata: Mapping[str, Any] = {}
+        self._messages = messages(self)
+
+    def __next__(self) -> Any:
+        """Return the next payload, in the order in which the driver reported them."""
+        return next(self._messages)
+
+    def close(self) -> None:
+        """Delete the application with its pods if it has not ended, and wait a bounded time."""
+        self._messages.close()
+
+    def __enter__(self) -> "ApplicationStream":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """Close; an error of the block carries what could not be deleted as a note."""
+        if error is None:
+            self.close()
+            return
+        try:
+            self._messages.throw(error)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+
+
+@dataclass
+class _Submission:
+    """What is submitted, or taken over, for one step."""
+
+    name: str
+    folder: PipesFolder
+    manifest: Manifest
+    reader: FolderMessageReader
+    bell: Bell
+    existing: Application | None = None
+
+
+class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
+    """Runs a Spark application and follows it to its end.
+
+    Context and messages go through S3. The driver is told their place by the environment variables
+    of Dagster Pipes and opens them with `PipesS3ContextLoader` and `PipesS3MessageWriter`.
+
+    An interrupt, or any other error before the application's end, deletes it with its pods. An
+    application that a killed Dagster process left behind is found by its labels when the step is
+    tried again: by the same run, or by a run that retries it.
+
+    Args:
+        client: of the namespace.
+        bucket: where contexts and messages are.
+        following: deadlines, log, progress.
+        on_existing: what happens to an application that was left behind. `reattach`: followed on
+            where specification and extras are the same, otherwise replaced; `replace`: deleted.
+        links: of the UI and the history server.
+    """
+
+    def __init__(
+        self,
+        client: SparkApplicationClient,
+        bucket: PipesBucket,
+        following: Following | None = None,
+        on_existing: OnExisting = "reattach",
+        links: Links | None = None,
+    ) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.following = following or Following(deadlines=client.deadlines)
+        self.on_existing = on_existing
+        self.links = links or Links()
+
+    def run(  # ty: ignore[incompatible-method-override]
+        self,
+        *,
+        context: Context,
+        application: SparkApplication,
+        extras: PipesExtras | None = None,
+        name_prefix: str | None = None,
+    ) -> PipesClientCompletedInvocation:
+        """Run an application to its end.
+
+        Args:
+            context: of the op or asset.
+            application: what to run.
+            extras: what the driver is told besides; JSON.
+            name_prefix: what the application's name begins with; None, the step's key.
+
+        Returns:
+            what the driver reported: `get_results()`, `get_materialize_result()`,
+            `get_custom_messages()`.
+
+        Raises:
+            SparkOperatorError: it did not complete; the type says why.
+        """
+        stream = self.stream(
+            context=context, application=application, extras=extras, name_prefix=name_prefix
+        )
+        with stream:
+            for _ in stream:
+                # `invocation` has them all.
+                pass
+        if stream.invocation is None:
+            raise AssertionError("a stream that ends without an error has an invocation")
+        return stream.invocation
+
+    def stream(
+        self,
+        *,
+        context: Context,
+        application: SparkApplication,
+        extras: PipesExtras | None = None,
+        name_prefix: str | None = None,
+    ) -> ApplicationStream:
+        """Run an application, giving each custom message while it runs.
+
+        Nothing is submitted before the first message is asked for. When the application fails, all
+        messages that the driver had sent are given before the error is raised.
+
+        Args:
+            context: of the op or asset.
+            application: what to run.
+            extras: what the driver is told besides; JSON.
+            name_prefix: what the application's name begins with; None, the step's key.
+
+        Returns:
+            the payloads that the driver gave `report_custom_message`; raises a SparkOperatorError
+            where the application did not complete.
+        """
+        op = op_context(context)
+        return ApplicationStream(
+            lambda stream: self._messages(stream, op, application, extras or {}, name_prefix)
+        )
+
+    def _messages(
+        self,
+        stream: ApplicationStream,
+        context: OpExecutionContext,
+        application: SparkApplication,
+        extras: PipesExtras,
+        name_prefix: str | None,
+    ) -> Generator[Any]:
+        submission = self._prepare(context, application, extras, name_prefix)
+        injector = FolderContextInjector(submission.folder, write=submission.existing is None)
+        with (
+            _claimed(submission.name),
+            open_pipes_session(context, injector, submission.reader, extras) as session,
+        ):
+            app = self._submit(context.log, submission, session)
+            with self._cancelled_on_error(context.log, app) as latest:
+                yield from self._follow(context.log, submission, session, app, latest)
+            stream.metadata = latest.metadata
+            self._clear(context.log, submission.folder)
+        stream.invocation = PipesClientCompletedInvocation(session, metadata=latest.metadata)
+
+    def _prepare(
+        self,
+        context: OpExecutionContext,
+        application: SparkApplication,
+        extras: PipesExtras,
+        name_prefix: str | None,
+    ) -> _Submission:
+        owner = Owner.of(context)
+        digest = application.digest(_without(owner.run_id, extras), _selection(context))
+        existing = self._existing(context, owner, digest)
+        name = existing.name if existing else owner.new_name(name_prefix)
+        folder = self.bucket.folder(self.client.namespace, name)
+        labels, annotations = owner.labels(), {DIGEST_ANNOTATION: digest}
+        manifest = application.manifest(name, self.client.namespace, labels, annotations)
+        bell = Bell()
+        reader = FolderMessageReader(folder, bell, self.following.poll_seconds)
+        return _Submission(name, folder, manifest, reader, bell, existing)
+
+    def _existing(
+        self, context: OpExecutionContext, owner: Owner, digest: str
+    ) -> Application | None:
+        """Return the application to take over, after deleting those that nobody may."""
+        chosen: Application | None = None
+        for app in self.client.find(owner.selector()):
+            if self._is_followed_elsewhere(context, owner, app):
+                continue
+            if chosen is None and self._may_reattach(app, digest):
+                chosen = app
+                context.log.info("Following %s (%s) again.", app.name, app.state.name)
+            else:
+                self._dispose(context.log, app)
+        return chosen
+
+    def _is_followed_elsewhere(
+        self, context: OpExecutionContext, owner: Owner, app: Application
+    ) -> bool:
+        with _followed_lock:
+            if app.name in _followed:
+                return True
+        if app.labels.get(RUN_LABEL) == label_value(owner.run_id):
+            return False
+        # It may follow an application of a run that it retries, as this one may.
+        return bool(active_runs(context.instance, owner.root_run_id) - {owner.run_id})
+
+    def _dispose(self, log: logging.Logger, app: Application) -> None:
+        """Delete what a former attempt left behind; what has ended stays until its time is over."""
+        if not app.state.is_final:
+            log.info("Deleting %s, which a former attempt left behind.", app.name)
+            self.client.delete(app.name)
+        self._clear(log, self.bucket.folder(app.namespace, app.name))
+
+    def _may_reattach(self, app: Application, digest: str) -> bool:
+        failed = (
+            ApplicationState.FAILED,
+            ApplicationState.FAILING,
+            ApplicationState.SUBMISSION_FAILED,
+        )
+        return (
+            self.on_existing == "reattach"
+            and not app.is_deleting
+            and app.state not in failed
+            and app.annotations.get(DIGEST_ANNOTATION) == digest
+            and self.bucket.folder(app.namespace, app.name).has_context()
+        )
+
+    def _submit(
+        self, log: logging.Logger, submission: _Submission, session: PipesSession
+    ) -> Application:
+        if submission.existing:
+            return submission.existing
+        conf = submission.manifest["spec"].setdefault("sparkConf", {})
+        for key, value in session.get_bootstrap_env_vars().items():
+            conf[f"spark.kubernetes.driverEnv.{key}"] = value
+        try:
+            app = self.client.create(submission.manifest)
+        except BaseException as error:
+            # The request may have been fulfilled although its answer is not known.
+            unknown = not isinstance(error, errors.SparkOperatorError) or isinstance(
+                error, errors.ApiServerUnreachableError
+            )
+            if not unknown or self._cancel(log, submission.name, error):
+                self._clear(log, submission.folder)
+            raise
+        log.info("Submitted SparkApplication %s/%s.", app.namespace, app.name)
+        return app
+
+    def _follow(
+        self,
+        log: logging.Logger,
+        submission: _Submission,
+        session: PipesSession,
+        app: Application,
+        latest: "_Latest",
+    ) -> Generator[Any]:
+        given = _Given(session)
+        with Follower(self.client, app, self.following, log) as follower:
+            submission.bell.listener = follower.wake
+            failure: errors.SparkOperatorError | None = None
+            try:
+                while not latest.app.state.is_final:
+                    yield from given.new()
+                    _raise(submission.reader.failure)
+                    latest.app = follower.step()
+            except errors.SparkOperatorError as error:
+                failure = error
+            if latest.app.state.is_final:
+                submission.reader.finish(CLOSING_SECONDS if latest.app.attempts else 0)
+                follower.finish_log()
+            else:
+                submission.reader.finish(0)
+            yield from given.new()
+            latest.metadata = self._metadata(follower)
+            _raise(failure or self._verdict(follower, session, submission))
+
+    def _verdict(
+        self, follower: Follower, session: PipesSession, submission: _Submission
+    ) -> errors.SparkOperatorError | None:
+        """Return why an application in its final state has not done its work; None if it has."""
+        app, reader = follower.application, submission.reader
+        what = f"{app.namespace}/{app.name}"
+        if app.state is ApplicationState.FAILED:
+            return follower.failure()
+        if reader.failure:
+            return _unreadable(what, reader.failure)
+        if reader.closing_exception:
+            return _reported(what, reader.closing_exception)
+        if not session.message_handler.received_closed_message:
+            _, details = follower.diagnosis()
+            return _incomplete(what, session.message_handler.received_opened_message, details)
+        return None
+
+    def _metadata(self, follower: Follower) -> dict[str, Any]:
+        app = follower.application
+        progress = follower.progress.metadata() if follower.progress else {}
+        return {
+            "spark/application": f"{app.namespace}/{app.name}",
+            "spark/id": app.spark_id or "",
+            "spark/state": app.state.name,
+            "spark/attempts": app.attempts,
+            **follower.timeline.metadata(),
+            **progress,
+            **self.links.metadata(app),
+        }
+
+    @contextmanager
+    def _cancelled_on_error(self, log: logging.Logger, app: Application) -> "Generator[_Latest]":
+        """Delete the application if the block ends before it has."""
+        latest = _Latest(app)
+        try:
+            yield latest
+        except BaseException as error:
+            # Whoever takes over an application that could not be deleted needs its messages.
+            if latest.app.state.is_final or self._cancel(log, app.name, error):
+                self._clear(log, self.bucket.folder(app.namespace, app.name))
+            raise
+
+    def _cancel(self, log: logging.Logger, name: str, error: BaseException) -> bool:
+        """Delete an application with its pods, and return and say whether all of it is gone."""
+        interrupted = not isinstance(error, errors.SparkOperatorError)
+        times = self.following.deadlines
+        wait = times.interrupt if interrupted else times.deletion
+        try:
+            self.client.delete(name, wait)
+        except errors.SparkOperatorError as failure:
+            note = f"{name} could not be deleted: {failure}"
+            error.add_note(note)
+            log.error("%s", note)  # noqa: TRY400 - the reason is in the text
+            return False
+        log.info("Deleted %s with its pods.", name)
+        return True
+
+    def _clear(self, log: logging.Logger, folder: PipesFolder) -> None:
+        try:
+            folder.clear()
+        except errors.MessagesUnreadableError as error:
+            log.warning("Context and messages stay in %s. %s", folder, error)
+
+
+@dataclass
+class _Latest:
+    """An application as it was seen last, and what is to be told about it."""
+
+    app: Application
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Given:
+    """Which custom messages were given on."""
+
+    def __init__(self, session: PipesSession) -> None:
+        self._session = session
+        self._count = 0
+
+    def new(self) -> Iterator[Any]:
+        for payload in self._session.get_custom_messages()[self._count :]:
+            self._count += 1
+            yield payload
+
+
+@contextmanager
+def _claimed(name: str) -> Generator[None]:
+    with _followed_lock:
+        _followed.add(name)
+    try:
+        yield
+    finally:
+        with _followed_lock:
+            _followed.discard(name)
+
+
+def _raise(failure: Exception | None) -> None:
+    if failure:
+        raise failure
+
+
+def _without(run_id: str, value: Any) -> Any:
+    """Return extras without the run's id: it is all that a retry changes."""
+    if isinstance(value, str):
+        return value.replace(run_id, "")
+    if isinstance(value, Mapping):
+        return {key: _without(run_id, each) for key, each in value.items()}
+    return [_without(run_id, each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _selection(context: OpExecutionContext) -> list[Any]:
+    keys = sorted(map(str, context.selected_asset_keys)) if context.has_assets_def else []
+    return [keys, str(context.partition_key_range) if context.has_partition_key else None]
+
+
+def _unreadable(what: str, failure: Exception) -> errors.SparkOperatorError:
+    if isinstance(failure, errors.SparkOperatorError):
+        return failure
+    return errors.MessagesUnreadableError(
+        what,
+        f"a message of the driver could not be handled: {type(failure).__name__}: {failure}",
+        "use the same release of dagster-pipes in the driver's image as here",
+    )
+
+
+def _reported(what: str, exception: Mapping[str, Any]) -> errors.SparkOperatorError:
+    return errors.DriverReportedError(
+        what,
+        f"the driver ended with exit code 0 although it failed: {exception.get('name')}:"
+        f" {exception.get('message')}",
+        "let the exception pass through the program, so that it ends with an exit code",
+        [line.rstrip() for line in exception.get("stack") or ()],
+    )
+
+
+def _incomplete(what: str, opened: bool, details: list[str]) -> errors.SparkOperatorError:
+    if opened:
+        cause = "the driver ended well but did not close Dagster Pipes: messages may be missing"
+    else:
+        cause = "the driver ended well but sent no Pipes message at all"
+    return errors.MessagesIncompleteError(
+        what,
+        cause,
+        "open Pipes in the driver by `with open_dagster_pipes(context_loader=PipesS3ContextLoader(s3),"
+        " message_writer=PipesS3MessageWriter(s3))`, and let the block end before the process does",
+        details,
+    )

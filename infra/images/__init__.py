@@ -1,0 +1,1 @@
+"""The container images of the profile `cluster`: Dockerfiles, and what their stages run."""
