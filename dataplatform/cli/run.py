@@ -16,6 +16,7 @@ from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, counted, g
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Wanted, choose_origin
 from dataplatform.lake.place import shown
+from dataplatform.resources.servers import require_servers
 
 if TYPE_CHECKING:
     from dagster import AssetKey, JobDefinition
@@ -76,6 +77,7 @@ def run(
     if pages is not None:
         os.environ["DATAPLATFORM_MARKETS_PAGES"] = str(pages)
     settings = load_settings()
+    require_servers(settings)
     # Before anything is asked: what is mistyped should not cost a request.
     plan = _plan(select, _days(partition))
     lake = _choose_lake(settings, origin, asks_api=bool(_endpoints_of(plan)))

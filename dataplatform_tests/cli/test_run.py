@@ -26,7 +26,12 @@ from typer.testing import CliRunner
 from dataplatform.cli import app
 from dataplatform.cli.console import UserError
 from dataplatform.cli.events import Built, Retried, RunFacts, split_remedy
-from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
+from dataplatform.cli.home import (
+    load_settings,
+    new_log,
+    prepare_dagster_home,
+    unknown_settings,
+)
 from dataplatform.cli.origin import Choice, Wanted, choose_origin
 from dataplatform.cli.run import calls_of, estimate_text
 from dataplatform.lake.place import LocalLake
@@ -228,6 +233,54 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATAPLATFORM_PROFILE", "cloud")
     with pytest.raises(UserError, match="DATAPLATFORM_PROFILE: Input should be 'local'"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ORIGIN", "recrded"), ("TRINO_URL", "trino.example.org:8080")]
+)
+@pytest.mark.parametrize("command", [("tables",), ("query", "select 1"), ("views", "status")])
+def test_a_wrong_setting_is_one_line_in_each_command(
+    name: str, value: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"DATAPLATFORM_{name}", value)
+    result = dp(*command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: DATAPLATFORM_{name}: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_mistyped_setting_is_warned_of_once_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_TRINO_URI", "http://127.0.0.1:1")
+    Path(".env").write_text("DATAPLATFORM_XYZ=1\n")
+    load_settings()
+    load_settings()
+    assert capsys.readouterr().err.splitlines() == [
+        "DATAPLATFORM_TRINO_URI is no setting and is ignored. Did you mean DATAPLATFORM_TRINO_URL?",
+        "DATAPLATFORM_XYZ is no setting and is ignored. docs/operations.md lists the settings.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["HOME", "home", "VAULT_CREDENTIAL", "MINIO_ROOT_ACCESS_KEY", "TRINO_PLATFORM_TOKEN"]
+)
+def test_what_the_platform_reads_is_not_warned_of(name: str) -> None:
+    assert unknown_settings([f"DATAPLATFORM_{name}", "PATH"]) == ()
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "--origin", "recorded"), ("query", "select 1"), ("prune-runs",), ("ui",)]
+)
+def test_without_a_stack_each_command_says_so_in_one_line(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_PROFILE", "stack")
+    result = dp(*command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: The stack is not up. Remedy: dp stack up, or set ")
+    assert result.stderr.count("\n") == 1
+    assert not list(Path().rglob("*.log"))
 
 
 def test_old_logs_are_removed(home: Path) -> None:
