@@ -33,7 +33,7 @@ from dataplatform.cli.home import (
     unknown_settings,
 )
 from dataplatform.cli.origin import Choice, Wanted, choose_origin
-from dataplatform.cli.run import calls_of, estimate_text
+from dataplatform.cli.run import _show_next, calls_of, estimate_text
 from dataplatform.lake.place import LocalLake
 from dataplatform.profiles import Settings
 from dataplatform.raw.coingecko.coins_categories import endpoint as coins_categories
@@ -298,6 +298,7 @@ def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
     assert first.exit_code == 0, first.stderr
     assert first.stderr.startswith("Recorded data: ")
     assert "✓ raw.coins_categories" in first.stderr
+    assert "raw.coins_categories" in first.stdout
     assert "DEBUG" not in first.output
     assert "1 of 1 assets built, 0 of them unchanged. Data: recorded." in first.stdout
     assert "Data provided by CoinGecko" in first.stdout
@@ -310,6 +311,13 @@ def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
         assert instance.has_asset_key(AssetKey(["raw", "coins_categories"]))
     log = max((home / "logs").glob("run-*.log"))
     assert "RUN_SUCCESS" in log.read_text()
+
+
+def test_the_next_steps_carry_the_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    _show_next(Settings())
+    assert "DATAPLATFORM_PROFILE" not in capsys.readouterr().out
+    _show_next(Settings(profile="stack"))
+    assert "Next:\n  export DATAPLATFORM_PROFILE=stack\n  dp query" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
