@@ -271,7 +271,7 @@ def _execute(settings: "Settings", lake: "LakePlace", plan: Plan, verbose: bool)
     if not succeeded:
         _show_failure(view.facts, None if verbose else log)
         return 1
-    if verbose or not (view.console.is_terminal and console.out().is_terminal):
+    if verbose or not (console.err().is_terminal and console.out().is_terminal):
         _show_built(view.facts)
     _show_summary(view.facts, lake, view.total)
     _show_next(settings)
