@@ -35,9 +35,9 @@ def ui(
 
     It works on the lake that `dp run` used last. Ctrl-C ends it and all that it started.
     """
-    _refuse_taken(port)
     settings = load_settings()
     require_servers(settings)
+    _refuse_taken(port)
     home = prepare_dagster_home(settings)
     if settings.profile != "local":
         _reach_storage(settings)
