@@ -90,6 +90,20 @@ def test_queries_read_dagsters_database_and_no_other_catalog(
         trino.engine.query("SELECT * FROM system.runtime.queries")
 
 
+@pytest.mark.stack
+@pytest.mark.timeout(600)
+def test_dagsters_tables_are_asked_by_name_and_only_read(trino: TrinoLake, runs: None) -> None:
+    asked = "SELECT count(*) AS n FROM postgres.public.runs WHERE status = 'SUCCESS'"
+    assert trino.engine.query(asked).rows == [(3,)]
+    for refused in (
+        "DELETE FROM postgres.public.runs",
+        "SELECT * FROM TABLE(postgres.system.query(query => 'SELECT 1'))",
+        "SELECT * FROM postgres.system.query(query => 'SELECT 1')",
+    ):
+        with pytest.raises(QueryError, match=r"Only reading|is no table|are read"):
+            trino.engine.query(refused)
+
+
 @pytest.fixture
 def empty_tables(trino: TrinoLake, tmp_path: Path) -> None:
     """The tables of a lake in which nothing was built yet, and the view over them."""

@@ -23,9 +23,8 @@ from dataplatform.lake.view_engine import staleness
 from dataplatform.lake.view_sql import DIALECT, column_docs, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
 
-FEDERATED: Final = "postgres"
-"""Trino's catalog of Dagster's database, which queries may read beside the lake."""
-
+FEDERATED_CATALOG: Final = "postgres"
+"""Trino's catalog of Dagster's database, beside the lake's."""
 _CREATED: Final = re.compile(
     r"CREATE VIEW \S+(?:\s+COMMENT '(?P<comment>(?:[^']|'')*)')?\s+SECURITY (?P<security>\w+)"
     r"(?:\s+WITH \(.*?\))?\s+AS\s+(?P<sql>.*)",
@@ -184,8 +183,12 @@ class TrinoEngine(SqlEngine):
         return query.sql(DIALECT) if any(moved) else sql.strip().removesuffix(";")
 
     def _point(self, table: exp.Table) -> bool:
-        """Make a reference name what it means; return whether it changed."""
-        if table.catalog.lower() == FEDERATED and isinstance(table.this, exp.Identifier):
+        """Make a reference name what it means; return whether it changed.
+
+        One into Dagster's database is Trino's own affair.
+        """
+        named = isinstance(table.this, exp.Identifier)  # Not one of the connector's functions.
+        if named and table.catalog.lower() == FEDERATED_CATALOG:
             return False
         relation = self._referenced(table)
         version = table.args.get("version")
