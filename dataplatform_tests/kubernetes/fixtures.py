@@ -124,7 +124,6 @@ def operator_defaults(node: "Node") -> dict[str, Any]:
     return {
         "template": {"spec": pod_spec(node)},
         "sparkConf": {
-            "spark.kubernetes.driver.master": node.server,
             # All pods share one network.
             "spark.driver.port": FREE_PORT,
             "spark.driver.blockManager.port": FREE_PORT,
@@ -132,6 +131,8 @@ def operator_defaults(node: "Node") -> dict[str, Any]:
             "spark.blockManager.port": "0",
             # All executors seem to be on one host, but none sees another's files.
             "spark.shuffle.readHostLocalDisk": "false",
+            # Not by the name and port of the service `kubernetes`, which nothing routes.
+            "spark.kubernetes.driver.master": node.server,
             # A driver and two executors on a machine of two cores.
             "spark.kubernetes.driver.request.cores": "0.1",
             "spark.kubernetes.executor.request.cores": "0.1",

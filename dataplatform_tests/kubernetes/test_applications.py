@@ -122,7 +122,8 @@ def test_an_application_in_restricted_pods_shows_its_ui_until_it_is_deleted(
         application["spec"][role]["template"] = {"spec": {"containers": [container]}}
     create(cluster, spark_namespace, application)
     *_, last = statuses(cluster, spark_namespace, "endless", executors_run)
-    assert used(cluster)["java"] == {ADDRESS}
+    found = used(cluster)
+    assert found["java"] == set().union(*found.values()) == {ADDRESS}, found
     info = last["driverInfo"]
     service = f"{info['webUIServiceName']}:{info['webUIPort']}"
     proxy = f"/api/v1/namespaces/{spark_namespace}/services/{service}/proxy"
