@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -70,6 +70,7 @@ class ApiServer:
         self.requests: list[str] = []
         self.logs: dict[str, Log] = {}
         self.pages: dict[str, str] = {}
+        self.prunes_templates = False
         self.silent = False
         self.drop = 0
         self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": self}))
@@ -122,9 +123,28 @@ class ApiServer:
         labels = {"sparkoperator.k8s.io/app-name": app, "spark-role": role}
         container = "spark-kubernetes-driver" if role == "driver" else "spark-kubernetes-executor"
         spec = {"containers": [{"name": container}]}
-        self.put(
-            "pods", {"metadata": {"name": name, "labels": labels}, "spec": spec, "status": status}
-        )
+        metadata = {"name": name, "uid": str(uuid4()), "labels": labels}
+        self.put("pods", {"metadata": metadata, "spec": spec, "status": status})
+
+    def add_event(
+        self, pod: Json, reason: str, message: str = "", age: float = 0, scheduler: bool = False
+    ) -> None:
+        """Store an event of a pod as the kubelet words it, or as the scheduler does."""
+        at = datetime.now(UTC) - timedelta(seconds=age)
+        second, micro = at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        about = {key: pod["metadata"][key] for key in ("name", "uid")} | {"kind": "Pod"}
+        times = {"firstTimestamp": second, "lastTimestamp": second, "eventTime": None}
+        if scheduler:
+            times = {"firstTimestamp": None, "lastTimestamp": None, "eventTime": micro}
+        normal = reason in ("Scheduled", "Pulling", "Pulled")
+        event = {
+            "metadata": {"name": f"event-{uuid4().hex}", "creationTimestamp": second},
+            "involvedObject": about,
+            "type": "Normal" if normal else "Warning",
+            "reason": reason,
+            "message": message,
+        }
+        self.put("events", event | times)
 
     def delete(self, resource: str, name: str) -> Json | None:
         with self.changed:
@@ -243,7 +263,12 @@ def _get(
         to.send(200, content) if content else to.send(404, _missing(resource, name))
     else:
         items = [each for (kind, _), each in state.objects.items() if kind == resource]
-        chosen = [each for each in items if _matches(each, query.get("labelSelector", ""))]
+        chosen = [
+            each
+            for each in items
+            if _matches(each, query.get("labelSelector", ""))
+            and _has_fields(each, query.get("fieldSelector", ""))
+        ]
         to.send(200, {"items": chosen, "metadata": {"resourceVersion": str(state.version)}})
 
 
@@ -252,6 +277,17 @@ def _matches(content: Json, selector: str) -> bool:
     for term in filter(None, selector.split(",")):
         key, equals, value = term.partition("=")
         if key not in labels or (equals and labels[key] != value):
+            return False
+    return True
+
+
+def _has_fields(content: Json, selector: str) -> bool:
+    for term in filter(None, selector.split(",")):
+        path, _, value = term.partition("=")
+        found: Any = content
+        for key in path.split("."):
+            found = found[key]
+        if found != value:
             return False
     return True
 
@@ -266,6 +302,8 @@ def _post(state: ApiServer, to: Any, path: Json, _query: object, body: Json | No
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     content["metadata"] |= {"uid": str(uuid4()), "creationTimestamp": now}
     content["metadata"]["namespace"] = path["namespace"]
+    for role in ("driver", "executor") if state.prunes_templates else ():
+        content["spec"][role].pop("template", None)
     to.send(201, state.put(path["resource"], content, "ADDED"))
 
 

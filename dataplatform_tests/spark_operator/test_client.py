@@ -85,6 +85,17 @@ def test_each_refusal_is_an_error_of_its_own(
     assert len(server.requests) == 1
 
 
+def test_a_crd_that_drops_the_pods_templates_is_said_and_nothing_is_left_running(
+    server: ApiServer, client: SparkApplicationClient
+) -> None:
+    server.prunes_templates = True
+
+    with pytest.raises(errors.OperatorTooOldError, match=r"spec\.driver\.template.*2\.4 or later"):
+        client.create(manifest())
+
+    assert server.names() == []
+
+
 def test_a_webhook_that_is_being_restarted_is_waited_for(
     server: ApiServer, client: SparkApplicationClient
 ) -> None:
@@ -255,6 +266,25 @@ def test_an_api_server_that_stays_away_ends_the_watch(server: ApiServer) -> None
         follow(client, seen=lose)
 
     assert 0.5 < time.monotonic() - began < 5
+
+
+def test_a_watch_that_was_idle_for_long_may_drop(server: ApiServer) -> None:
+    client = SparkApplicationClient(server.api(), "spark", Deadlines(unreachable=0.5))
+    client.create(manifest())
+    fault = status(503, "ServiceUnavailable", "no healthy upstream")
+
+    def drop() -> None:
+        server.fail("WATCH", APPS, 503, fault)
+        server.drop_watches()
+
+    timers = [
+        threading.Timer(1, drop),
+        threading.Timer(1.5, server.set_status, ("app", trace("silver", "app")[-1])),
+    ]
+    for timer in timers:
+        timer.start()
+
+    assert follow(client) == ["NEW", "COMPLETED"]
 
 
 @pytest.mark.parametrize("replaced", [False, True])

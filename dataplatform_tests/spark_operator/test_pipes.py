@@ -22,7 +22,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster_pipes import PipesContext
 
 from dataplatform.resources.spark_operator import errors, follow, pipes, pods
-from dataplatform.resources.spark_operator.client import SparkApplicationClient
+from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
 from dataplatform.resources.spark_operator.follow import Following
 from dataplatform.resources.spark_operator.messages import PipesBucket
 from dataplatform.resources.spark_operator.pipes import (
@@ -263,7 +263,7 @@ def test_a_submission_that_fails_says_sparks_reason(runner: Runner, stand_in: St
     ],
 )
 def test_what_refuses_the_drivers_pod_is_told_from_a_wrong_specification(
-    runner: Runner, stand_in: StandIn, message: str, error: type[Exception]
+    runner: Runner, stand_in: StandIn, server: ApiServer, message: str, error: type[Exception]
 ) -> None:
     said = f"failed to submit spark application: failed to run spark-submit: {message}"
     failed = {
@@ -275,6 +275,7 @@ def test_what_refuses_the_drivers_pod_is_told_from_a_wrong_specification(
     runner.run()
 
     assert type(runner.error) is error
+    assert len(server.names()) == 1, "it stays until its time to live is over"
 
 
 def test_a_driver_that_ends_well_without_closing_pipes_is_an_error(
@@ -402,6 +403,26 @@ def test_a_driver_that_cant_start_is_given_up_before_its_state_is(
     assert server.names("pods") == []
 
 
+def test_an_image_that_takes_long_is_waited_for_though_there_was_no_room_at_first(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.deadlines = Deadlines(start=0.2, deletion=1)
+
+    def before(state: str) -> None:
+        if state == "SUBMITTED":
+            waiting = {"waiting": {"reason": "ContainerCreating"}}
+            container = {"name": "spark-kubernetes-driver", "state": waiting}
+            pending = {"phase": "Pending", "containerStatuses": [container]}
+            server.add_pod("x", server.names()[0], pending)
+            server.add_event(server.objects["pods", "x"], "FailedScheduling", "0/3", scheduler=True)
+        elif state == "RUNNING":
+            time.sleep(0.6)
+
+    stand_in.before = before
+
+    assert runner.run().success, runner.error
+
+
 def unschedulable() -> dict[str, Any]:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     return {
@@ -446,6 +467,7 @@ def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
     runner.run()
 
     assert type(runner.error) is errors.QuotaExceededError
+    assert server.names() == []
 
 
 def test_one_executor_that_runs_is_enough(
@@ -542,13 +564,21 @@ def test_a_lost_api_server_does_not_lose_the_application(
     assert runner.payloads == ["before", "after"]
 
 
-def test_refused_submissions_leave_no_messages_behind(
-    runner: Runner, server: ApiServer, s3: MemoryS3
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ("exceeded quota: team", errors.QuotaExceededError),
+        ('admission webhook "x" denied the request: no', errors.WebhookDeniedError),
+    ],
+)
+def test_refused_submissions_leave_nothing_behind(
+    runner: Runner, server: ApiServer, s3: MemoryS3, message: str, error: type[Exception]
 ) -> None:
-    server.fail("POST", APPS, 403, status(403, "Forbidden", "exceeded quota: team"))
+    server.fail("POST", APPS, 403, status(403, "Forbidden", message))
 
     assert not runner.run().success
-    assert type(runner.error) is errors.QuotaExceededError
+    assert type(runner.error) is error
+    assert server.names() == []
     assert s3.objects == {}
 
 
@@ -656,6 +686,16 @@ def test_a_step_that_is_run_again_after_success_starts_anew(
     assert result.success, runner.error
     assert runner.payloads == ["once", "twice"]
     assert len(server.names()) == 2
+
+
+@pytest.mark.parametrize("address", ["http://app.spark.example.org", "app.spark.example.org"])
+def test_the_operators_ingress_is_linked_as_it_is(address: str) -> None:
+    content = {"metadata": {"name": "app", "namespace": "spark"}}
+    content["status"] = {"driverInfo": {"webUIIngressAddress": address}}
+
+    assert Links().metadata(Application(content))["spark/ui"].value == (
+        "http://app.spark.example.org"
+    )
 
 
 def test_progress_and_problems_of_executors_are_told(

@@ -21,7 +21,7 @@ MOUNT = 'MountVolume.SetUp failed for volume "secret-minio" : secret "minio" not
 def pod(status: dict[str, Any], role: str = "driver") -> dict[str, Any]:
     spec = {"containers": [{"name": DRIVER}]}
     return {
-        "metadata": {"name": f"app-{role}", "labels": {"spark-role": role}},
+        "metadata": {"name": f"app-{role}", "uid": role, "labels": {"spark-role": role}},
         "spec": spec,
         "status": status,
     }
@@ -155,17 +155,42 @@ def test_a_sidecar_that_ended_is_not_sparks_problem() -> None:
 
 
 def test_a_volume_that_cant_be_mounted_is_found_among_the_events(server: ApiServer) -> None:
-    event = {
-        "metadata": {"name": "e"},
-        "reason": "FailedMount",
-        "message": MOUNT,
-        "lastTimestamp": "1",
-    }
-    server.put("events", event)
+    creating = pod(waiting("ContainerCreating"))
+    server.add_event(creating, "FailedScheduling", "0/3 nodes", age=30, scheduler=True)
+    server.add_event(creating, "FailedAttachVolume", "another", age=20)
+    server.add_event(creating, "FailedMount", MOUNT, age=10)
+    server.add_event(creating, "FailedToRetrieveImagePullSecret", "no secret", age=1)
 
-    problems = PodInspector(server.api(), "spark").problems([pod(waiting("ContainerCreating"))])
+    problems = PodInspector(server.api(), "spark").problems([creating])
 
     assert [str(each) for each in problems] == [f"driver app-driver: FailedMount - {MOUNT}"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"FailedScheduling": 5.0},
+        {"FailedToRetrieveImagePullSecret": 1.0},
+        {"FailedMount": 20.0, "Pulling": 10.0},
+        {"FailedMount": 160.0},
+    ],
+)
+def test_what_is_overcome_or_keeps_no_container_is_no_problem(
+    server: ApiServer, told: dict[str, float]
+) -> None:
+    creating = pod(waiting("ContainerCreating"))
+    for reason, age in told.items():
+        server.add_event(creating, reason, age=age, scheduler=reason == "FailedScheduling")
+
+    assert PodInspector(server.api(), "spark").problems([creating]) == []
+
+
+def test_an_event_of_an_earlier_pod_of_the_name_is_not_this_ones(server: ApiServer) -> None:
+    creating = pod(waiting("ContainerCreating"))
+    earlier = {"metadata": creating["metadata"] | {"uid": "earlier"}}
+    server.add_event(earlier, "FailedMount", MOUNT)
+
+    assert PodInspector(server.api(), "spark").problems([creating]) == []
 
 
 def test_the_drivers_problem_comes_first(server: ApiServer) -> None:
@@ -196,6 +221,20 @@ def test_a_log_that_is_cut_off_goes_on_without_repeating_or_losing_a_line(
     seen = list(PodInspector(server.api(), "spark").follow_log("app-driver", Stop()))
 
     assert seen == [line.partition(" ")[2] for line in written]
+
+
+def test_what_the_kubelet_says_in_place_of_a_line_is_told_once_and_followed_on(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataplatform.resources.spark_operator.pods._PAUSE", 0.01)
+    said = "unable to retrieve container logs for containerd://0a1b"
+    written = lines(4)
+    server.logs["app-driver"] = Log([*written[:2], said, *written[2:]], [3])
+    server.put("pods", pod({"phase": "Succeeded"}))
+
+    seen = list(PodInspector(server.api(), "spark").follow_log("app-driver", Stop()))
+
+    assert seen == ["line 0", "line 1", said, "line 2", "line 3"]
 
 
 def test_a_container_that_is_not_there_yet_is_waited_for(

@@ -152,6 +152,7 @@ class SparkApplicationClient:
             WebhookDeniedError: an admission webhook or policy refused it.
             InvalidApplicationError: the CRD's schema does not accept it.
             OperatorNotInstalledError: there is no such CRD.
+            OperatorTooOldError: the CRD is one without pod templates.
             KubernetesApiError: any other refusal; see `errors`.
         """
         ours = deepcopy(manifest)
@@ -160,7 +161,9 @@ class SparkApplicationClient:
         name = ours["metadata"]["name"]
         target = Target("create", PLURAL, self.namespace, group=API_VERSION, about=name)
         try:
-            return Application(self.api.request("POST", target, body=ours))
+            made = Application(self.api.request("POST", target, body=ours))
+            self._refuse_pruned(manifest, made)
+            return made
         except errors.ApplicationExistsError:
             existing = self.get(name)
             if existing.annotations.get(NONCE_ANNOTATION) != nonce:
@@ -243,6 +246,23 @@ class SparkApplicationClient:
         """
         yield from _Watch(self, name, stop or Stop()).changes()
 
+    def _refuse_pruned(self, asked: Manifest, made: Application) -> None:
+        """Delete an application whose templates an old CRD has dropped, without a word of its own."""
+        kept = made.manifest["spec"]
+        roles = [
+            role for role in ("driver", "executor") if "template" in asked["spec"].get(role, {})
+        ]
+        dropped = [role for role in roles if "template" not in kept.get(role, {})]
+        if dropped:
+            self.delete(made.name, wait=0)
+            raise errors.OperatorTooOldError(
+                f"{self.namespace}/{made.name}",
+                f"the API server dropped {' and '.join(f'spec.{role}.template' for role in dropped)}:"
+                " the CRD is older than the operator 2.1",
+                "raise the operator to 2.4 or later together with its CRDs, which `helm upgrade` leaves"
+                " as they are unless `hook.upgradeCrd=true` is set",
+            )
+
     def _wait_until_gone(self, name: str, clock: Clock) -> None:
         pause = _FIRST_PAUSE
         while left := self._left(name, max(clock.left, 1.0)):
@@ -279,7 +299,7 @@ class _Watch:
         self.stop = stop
         self.uid: str | None = None
         self.version: str | None = None
-        self.silent = Clock(client.deadlines.unreachable)
+        self.silent: Clock | None = None
         self.pause = _FIRST_PAUSE
 
     def changes(self) -> Iterator[Application]:
@@ -291,9 +311,12 @@ class _Watch:
                 # Something between here and the API server may end each watch at once.
                 self.stop.wait(_FIRST_PAUSE)
             except errors.ApiServerUnreachableError:
+                # From the first failure on: nothing may have changed for long before it.
+                self.silent = self.silent or Clock(self.client.deadlines.unreachable)
                 if self.silent.is_over and not self.stop.is_set():
                     raise
-                self._wait()
+                self.stop.wait(min(self.pause, self.silent.left))
+                self.pause = min(self.pause * 2, _LONGEST_PAUSE)
 
     def _events(self) -> Iterator[Application]:
         query = {
@@ -350,12 +373,8 @@ class _Watch:
         return application
 
     def _answered(self) -> None:
-        self.silent = Clock(self.client.deadlines.unreachable)
+        self.silent = None
         self.pause = _FIRST_PAUSE
-
-    def _wait(self) -> None:
-        self.stop.wait(min(self.pause, self.silent.left))
-        self.pause = min(self.pause * 2, _LONGEST_PAUSE)
 
     def _deleted(self) -> errors.ApplicationNotFoundError:
         return errors.ApplicationNotFoundError(

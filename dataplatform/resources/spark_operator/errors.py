@@ -73,6 +73,10 @@ class OperatorNotInstalledError(KubernetesApiError):
     """The API server knows no SparkApplication."""
 
 
+class OperatorTooOldError(KubernetesApiError):
+    """The CRD of the operator has no pod templates, in which most of an application's pods stand."""
+
+
 class NamespaceNotFoundError(KubernetesApiError):
     """There is no such namespace."""
 

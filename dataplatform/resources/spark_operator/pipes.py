@@ -68,9 +68,11 @@ class Links:
         found: dict[str, MetadataValue] = {}
         ingress = (app.status.get("driverInfo") or {}).get("webUIIngressAddress")
         names = {"namespace": app.namespace, "name": app.name, "spark_id": app.spark_id or ""}
-        if self.ui or ingress:
-            address = self.ui.format(**names) if self.ui else f"http://{ingress}"
-            found["spark/ui"] = MetadataValue.url(address)
+        # Operators from 2.0 on write the ingress with its scheme.
+        address = self.ui.format(**names) if self.ui else ingress
+        if address:
+            url = address if "://" in address else f"http://{address}"
+            found["spark/ui"] = MetadataValue.url(url)
         if self.history and app.spark_id:
             address = f"{self.history.format(**names).rstrip('/')}/history/{app.spark_id}/"
             found["spark/history"] = MetadataValue.url(address)

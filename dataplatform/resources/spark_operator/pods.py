@@ -4,10 +4,12 @@ Reasons come from the pods' status, and from their events where the status has n
 words for them: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/.
 """
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ TAIL_LINES: Final = 50
 _FOLLOW_SECONDS: Final = 300.0
 """A log that says nothing for so long is asked for again."""
 _PAUSE: Final = 1.0
+_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
 class ProblemKind(StrEnum):
@@ -129,6 +132,22 @@ _START: Final = frozenset(
 )
 _START_CODES: Final = frozenset({"ContainerCannotRun", "StartError"})
 _STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
+_NOT_MADE: Final = frozenset(
+    {
+        "FailedAttachVolume",
+        "FailedCreatePodContainer",
+        "FailedCreatePodSandBox",
+        "FailedMapVolume",
+        "FailedMount",
+        "FailedPrepareDynamicResources",
+        "NetworkNotReady",
+    }
+)
+"""Events of a node that can't make a container, such as one without the volume's secret."""
+_PULLS: Final = frozenset({"Pulling", "Pulled"})
+"""Events of a node that has mounted all volumes and made the sandbox."""
+_RECENT: Final = timedelta(seconds=150)
+"""The kubelet tries again, and says so again, at least every 122 s."""
 _EVICTIONS: Final = frozenset(
     {"Evicted", "Preempting", "NodeLost", "NodeAffinity", "NodeShutdown", "Terminated", "Shutdown"}
 )
@@ -220,6 +239,23 @@ def _problem(pod: Manifest, kind: ProblemKind, reason: str, message: str | None)
     return Problem(pod["metadata"]["name"], role(pod), kind, reason, (message or "").strip())
 
 
+def _last_of_the_node(events: Iterable[Manifest]) -> Manifest | None:
+    """Return the event that says why a node can't make a container; None where it goes on."""
+    told = [each for each in events if each["reason"] in _NOT_MADE | _PULLS]
+    last = max(told, key=lambda each: (_told_at(each), each["reason"] in _PULLS), default=None)
+    if last is None or last["reason"] in _PULLS or datetime.now(UTC) - _told_at(last) > _RECENT:
+        return None
+    return last
+
+
+def _told_at(event: Manifest) -> datetime:
+    """Return when an event was told last, of which each reporter has a field of its own."""
+    of_series = (event.get("series") or {}).get("lastObservedTime")
+    times = (of_series, event.get("lastTimestamp"), event.get("eventTime"))
+    created = event["metadata"]["creationTimestamp"]
+    return datetime.fromisoformat(next(filter(None, times), created))
+
+
 def to_stdout(line: str) -> None:
     """Write a line where Dagster keeps what a step prints."""
     sys.stdout.write(f"{line}\n")
@@ -247,12 +283,12 @@ class PodInspector:
         """Return why a container is not created: a volume that can't be mounted is only an event."""
         if not is_waiting_to_start(pod):
             return None
-        name = pod["metadata"]["name"]
-        query = {"fieldSelector": f"involvedObject.name={name},type=Warning"}
+        # Not by its name, which an earlier driver of the application may have had.
+        query = {"fieldSelector": f"involvedObject.uid={pod['metadata']['uid']}"}
         events = self.api.request("GET", self._target("list", "events"), query, patience=0)["items"]
-        if not events:
+        last = _last_of_the_node(events)
+        if last is None:
             return None
-        last = max(events, key=lambda event: event.get("lastTimestamp") or "")
         return _problem(pod, ProblemKind.START, last["reason"], last.get("message"))
 
     def log_tail(self, pod: str, lines: int = TAIL_LINES) -> list[str]:
@@ -312,17 +348,24 @@ class _Seen:
     """Which lines of a log were seen, by their timestamps.
 
     `sinceTime` has whole seconds only, and several lines may have one timestamp: so a stream that
-    is opened again begins with lines that were seen.
+    is opened again begins with lines that were seen. A line without a timestamp is the kubelet's own,
+    such as `unable to retrieve container logs for …`.
     """
 
     def __init__(self) -> None:
         self.last = ""
         self._lines_then = 0
+        self._kubelets = ""
 
     def new(self, lines: Iterable[str]) -> Iterator[str]:
         known, lines_then = self.last, self._lines_then
         for line in lines:
             timestamp, _, text = line.partition(" ")
+            if not _TIMESTAMP.fullmatch(timestamp):
+                if line != self._kubelets:
+                    self._kubelets = line
+                    yield line
+                continue
             if known and _order(timestamp) < _order(known):
                 continue
             if timestamp == known and lines_then > 0:
