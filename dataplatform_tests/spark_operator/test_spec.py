@@ -68,8 +68,7 @@ FULL = SparkApplication(
     image_pull_secrets=("registry",),
     dependencies=Dependencies(py_files=("local:///opt/app/lib.zip",)),
     event_log="s3a://logs/spark-events",
-    prometheus=True,
-    jmx_exporter=JmxExporter(jar="/prometheus/jmx.jar"),
+    jmx_exporter=JmxExporter(jar="/prometheus/jmx.jar", config_file="/prometheus/jmx.yaml"),
     time_to_live=600,
     labels={"app": "lake"},
     annotations={"note": "nightly"},
@@ -77,6 +76,7 @@ FULL = SparkApplication(
 )
 JVM = SparkApplication(
     image="spark",
+    prometheus=True,
     type="Scala",
     main_file="local:///a.jar",
     main_class="org.A",
@@ -146,17 +146,107 @@ def test_an_override_changes_what_it_names_and_nothing_beside() -> None:
     "key",
     [
         "spark.hadoop.fs.s3a.secret.key",
+        "spark.hadoop.fs.s3a.access.key",
+        "spark.hadoop.fs.azure.account.key.x.dfs.core.windows.net",
+        "spark.hadoop.fs.azure.account.oauth2.client.secret",
+        "spark.hadoop.javax.jdo.option.ConnectionPassword",
         "spark.sql.catalog.lake.token",
+        "spark.sql.catalog.lake.credential",
+        "spark.sql.catalog.lake.s3.secret-access-key",
+        "spark.sql.catalog.lake.s3.session-token",
+        "spark.sql.catalog.lake.header.Authorization",
+        "spark.datasource.jdbc.passwd",
+        "spark.authenticate.secret",
         "spark.ssl.keyPassword",
+        "spark.kubernetes.driverEnv.AWS_SECRET_ACCESS_KEY",
         "fs.s3a.secret.key",
     ],
 )
 def test_a_secret_in_the_configuration_is_refused_without_repeating_it(key: str) -> None:
+    assert_refused({"spark_conf": {key: "hunter2"}})
+
+
+def assert_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
-        SparkApplication(image="spark", main_file="a.py", spark_conf={key: "hunter2"})
+        SparkApplication.model_validate({"image": "spark", "main_file": "a.py"} | fields)
 
     assert "mount it" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hadoop_conf": {"fs.s3a.session.token": "hunter2"}},
+        {"spec_overrides": {"sparkConf": {"spark.ssl.keyPassword": "hunter2"}}},
+        {"spec_overrides": {"hadoopConf": {"fs.s3a.secret.key": "hunter2"}}},
+        {"driver": {"env": {"AWS_SECRET_ACCESS_KEY": "hunter2"}}},
+        {"executor": {"env": {"DB_PASSWORD": "hunter2"}}},
+        {"driver": {"java_options": "-Xss4m -Djavax.net.ssl.trustStorePassword=hunter2"}},
+        {"spark_conf": {"spark.executor.extraJavaOptions": "-Ddb.password=hunter2"}},
+        {"executor": {"container_overrides": {"env": [{"name": "API_KEY", "value": "hunter2"}]}}},
+    ],
+)
+def test_a_secret_is_refused_wherever_it_would_be_readable(fields: dict[str, Any]) -> None:
+    assert_refused(fields)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "spark.hadoop.fs.s3a.aws.credentials.provider",
+        "spark.hadoop.hadoop.security.credential.provider.path",
+        "spark.hadoop.hadoop.security.authorization",
+        "spark.authenticate.secret.file",
+        "spark.kubernetes.container.image.pullSecrets",
+        "spark.kubernetes.driver.secrets.minio",
+        "spark.kubernetes.executor.secretKeyRef.DB_PASSWORD",
+        "spark.kubernetes.kerberos.tokenSecret.name",
+        "spark.security.credentials.hive.enabled",
+        "spark.sql.catalog.lake.token-refresh-enabled",
+        "spark.executorEnv.DATAPLATFORM_SECRETS_DIR",
+        "spark.executorEnv.TOKENIZERS_PARALLELISM",
+        "spark.executorEnv.MAX_TOKENS",
+    ],
+)
+def test_what_is_only_called_after_a_secret_is_let_through(key: str) -> None:
+    made = SparkApplication(
+        image="spark",
+        main_file="a.py",
+        spark_conf={key: "x"},
+        no_secrets=("spark.executorEnv.MAX_TOKENS",),
+    )
+
+    assert manifest(made)["spec"]["sparkConf"][key] == "x"
+
+
+def test_the_exporters_files_are_those_of_the_image_which_no_webhook_has_to_mount() -> None:
+    spec = manifest(FULL)["spec"]
+
+    # With both named, v2.5.2 makes no ConfigMap (monitoring_config.go).
+    assert spec["monitoring"]["metricsPropertiesFile"] == "/dev/null"
+    assert spec["monitoring"]["prometheus"]["configFile"] == "/prometheus/jmx.yaml"
+    sink = "spark.metrics.conf.*.sink.jmx.class"
+    assert spec["sparkConf"][sink] == "org.apache.spark.metrics.sink.JmxSink"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prometheus": True},
+        {"spark_conf": {"spark.metrics.conf": "/own.properties"}},
+        {"spec_overrides": {"sparkConf": {"spark.metrics.namespace": "own"}}},
+    ],
+)
+def test_two_ways_of_metrics_that_the_operator_would_mix_are_refused(
+    fields: dict[str, Any],
+) -> None:
+    exporter = {"jar": "/jmx.jar", "config_file": "/jmx.yaml"}
+
+    with pytest.raises(ValidationError, match="Remedy: "):
+        SparkApplication.model_validate(
+            {"image": "spark", "main_file": "a.py", "jmx_exporter": exporter} | fields
+        )
 
 
 @pytest.mark.parametrize(

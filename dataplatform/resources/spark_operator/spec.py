@@ -2,16 +2,17 @@
 
 What `spark-submit` has an option for goes into the fields of the CRD; everything else of a pod goes
 into its template, so that nothing depends on the operator's mutating webhook (Spark >= 3.0, operator
->= 2.0). Fields: kubeflow/spark-operator v2.5.2, `api/v1beta2/sparkapplication_types.go`.
+>= 2.4; templates came with 2.1, but only the webhook made the application the owner of its pods until
+2.4). Fields: kubeflow/spark-operator v2.5.2, `api/v1beta2/sparkapplication_types.go`.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 API_VERSION: Final = "sparkoperator.k8s.io/v1beta2"
 DRIVER_CONTAINER: Final = "spark-kubernetes-driver"
@@ -33,7 +34,17 @@ _OWN_FIELDS: Final = re.compile(
     r"^spark\.(master$|kubernetes\.(namespace$|driver\.master$|(driver\.|executor\.)?container\.image$"
     r"|authenticate\.))"
 )
-_SECRETS: Final = re.compile(r"(?i)(password|secret\.?key|(?<!delegation\.)token)$")
+_SECRETS: Final = re.compile(
+    r"(?i)secret|passw(or)?d|passphrase|token(?!iz)|credential|(access|api|private)[._-]?key"
+    r"|account\.key\.|(?<!security\.)authorization$"
+)
+# What is called after a secret, and says where it is or how it is handled.
+_NO_SECRETS: Final = re.compile(
+    r"(?i)([._-](name|itemkey|files?|dir|path|providers?|class|impl|type|binding|uri|url|endpoint"
+    r"|enabled?|ms|renewalratio|retrywait|interval|timeout)|pullsecrets|secretbitlength)$"
+    r"|^spark\.kubernetes\.(driver|executor)\.secret(s|keyref)\."
+)
+_JAVA_PROPERTY: Final = re.compile(r"-D([\w.-]+)=")
 
 
 class _Part(BaseModel):
@@ -278,15 +289,34 @@ class DynamicAllocation(_Part):
 
 
 class JmxExporter(_Part):
-    """Metrics by Prometheus' JMX exporter, whose jar is in the image.
+    """Metrics by Prometheus' JMX exporter, which is in the image with its configuration.
+
+    Without these files the operator makes them, as a ConfigMap that only its webhook mounts; and a JVM
+    does not start where its agent's file is missing.
 
     Attributes:
-        jar: its path in the image.
+        jar: the exporter's path in the image.
+        config_file: the path of its configuration in the image.
+        metrics_file: the path of a `metrics.properties` in the image; None, what Spark and the JVM
+            measure goes to JMX.
         port: where it listens.
     """
 
-    jar: str
+    jar: str = Field(pattern="^/")
+    config_file: str = Field(pattern="^/")
+    metrics_file: str | None = Field(default=None, pattern="^/")
     port: int = Field(default=8090, ge=1024, le=49151)
+
+    def manifest(self) -> Manifest:
+        """Return `.spec.monitoring`."""
+        exporter = {"jmxExporterJar": self.jar, "configFile": self.config_file, "port": self.port}
+        return {
+            "exposeDriverMetrics": True,
+            "exposeExecutorMetrics": True,
+            # Any file, so that the operator makes none.
+            "metricsPropertiesFile": self.metrics_file or "/dev/null",
+            "prometheus": exporter,
+        }
 
 
 class Dependencies(_Part):
@@ -328,11 +358,12 @@ class SparkApplication(_Part):
             server shows it.
         prometheus: whether the driver serves metrics of itself and its executors below
             `/metrics/` of its UI, with annotations that Prometheus discovers them by.
-        jmx_exporter: metrics of the JVMs beside.
+        jmx_exporter: metrics of the JVMs instead; a pod's annotations can name one port only.
         time_to_live: seconds until the operator deletes an application that has ended.
         labels: beside those that say whose the application is.
         annotations: of the application.
         spec_overrides: merged into `.spec` at last: fields that have no attribute here.
+        no_secrets: keys of configuration and environment that only look as if they held a secret.
     """
 
     image: str = Field(min_length=1)
@@ -356,22 +387,40 @@ class SparkApplication(_Part):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     spec_overrides: Manifest = {}
+    no_secrets: tuple[str, ...] = ()
 
-    @field_validator("spark_conf", "hadoop_conf")
-    @classmethod
-    def _plain(cls, conf: dict[str, str]) -> dict[str, str]:
-        for key in conf:
-            if _SECRETS.search(key):
+    @model_validator(mode="after")
+    def _without_secrets(self) -> "SparkApplication":
+        spec = _merged(self._spec({}, {}), self.spec_overrides)
+        for key in _names_of_values(spec):
+            if _SECRETS.search(key) and not (_NO_SECRETS.search(key) or key in self.no_secrets):
                 raise ValueError(
                     f"{key} holds a secret, which everyone may read who may read the application."
-                    " Remedy: mount it (`secrets`) or take it from `secret_env`."
+                    " Remedy: mount it (`secrets`) or take it from `secret_env`; name it in"
+                    " `no_secrets` if it is none."
                 )
-            if _OWN_FIELDS.search(key):
-                raise ValueError(
-                    f"{key} is set by the operator. Remedy: use the field of that meaning: image,"
-                    " service_account; the namespace is the client's."
-                )
-        return conf
+        return self
+
+    @model_validator(mode="after")
+    def _without_what_others_set(self) -> "SparkApplication":
+        conf = {**self.spark_conf, **self.spec_overrides.get("sparkConf", {})}
+        for key in filter(_OWN_FIELDS.search, conf):
+            raise ValueError(
+                f"{key} is set by the operator. Remedy: use the field of that meaning: image,"
+                " service_account; the namespace is the client's."
+            )
+        if self.prometheus and self.jmx_exporter:
+            raise ValueError(
+                "prometheus and jmx_exporter both set the annotations that Prometheus scrapes by, and"
+                " the operator keeps the second's. Remedy: choose one."
+            )
+        set_by_exporter = {"spark.metrics.conf", "spark.metrics.namespace"} & set(conf)
+        if self.jmx_exporter and set_by_exporter:
+            raise ValueError(
+                f"{', '.join(sorted(set_by_exporter))} is overwritten by the operator where"
+                " jmx_exporter is set. Remedy: use its metrics_file, or leave one of them out."
+            )
+        return self
 
     def manifest(
         self,
@@ -439,7 +488,7 @@ class SparkApplication(_Part):
                 "driver": driver,
                 "executor": executor,
                 "dynamicAllocation": dynamic and dynamic.manifest(self.executor.instances),
-                "monitoring": self._monitoring(),
+                "monitoring": self.jmx_exporter and self.jmx_exporter.manifest(),
                 "restartPolicy": {"type": "Never"},
                 "timeToLiveSeconds": self.time_to_live,
             }
@@ -451,18 +500,10 @@ class SparkApplication(_Part):
             conf |= {"spark.eventLog.enabled": "true", "spark.eventLog.dir": self.event_log}
         if self.prometheus:
             conf |= _PROMETHEUS
+        if self.jmx_exporter and not self.jmx_exporter.metrics_file:
+            conf |= _JMX
         env = {f"spark.kubernetes.driverEnv.{key}": value for key, value in driver_env.items()}
         return conf | self.spark_conf | env
-
-    def _monitoring(self) -> Manifest | None:
-        if not self.jmx_exporter:
-            return None
-        exporter = {"jmxExporterJar": self.jmx_exporter.jar, "port": self.jmx_exporter.port}
-        return {
-            "exposeDriverMetrics": True,
-            "exposeExecutorMetrics": True,
-            "prometheus": exporter,
-        }
 
 
 # https://spark.apache.org/docs/3.5.0/monitoring.html#metrics
@@ -473,11 +514,31 @@ _PROMETHEUS: Final = {
     ),
     "spark.metrics.conf.*.sink.prometheusServlet.path": "/metrics/prometheus",
 }
+_JMX: Final = {
+    "spark.metrics.conf.*.sink.jmx.class": "org.apache.spark.metrics.sink.JmxSink",
+    "spark.metrics.conf.*.source.jvm.class": "org.apache.spark.metrics.source.JvmSource",
+}
 _SCRAPED: Final = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(UI_PORT),
     "prometheus.io/path": "/metrics/executors/prometheus",
 }
+
+
+def _names_of_values(spec: Manifest) -> Iterator[str]:
+    """Yield the names of all that stands as text in a specification and may be a secret."""
+    conf = spec.get("sparkConf") or {}
+    yield from conf
+    yield from spec.get("hadoopConf") or ()
+    options = [value for key, value in conf.items() if key.endswith("JavaOptions")]
+    for pod in (spec["driver"], spec["executor"]):
+        yield from pod.get("envVars") or ()
+        options.append(pod.get("javaOptions") or "")
+        in_template = pod["template"]["spec"]
+        for container in [*in_template["containers"], *in_template.get("initContainers", ())]:
+            yield from (each["name"] for each in container.get("env", ()) if "value" in each)
+    for text in options:
+        yield from _JAVA_PROPERTY.findall(text)
 
 
 def _without_none(fields: Mapping[str, Any]) -> Manifest:
