@@ -18,7 +18,7 @@ from dataplatform.resources.spark_operator.spec import API_VERSION
 from dataplatform.resources.spark_operator.states import Deadlines
 from dataplatform_tests.spark_operator.operator import state, trace
 from dataplatform_tests.spark_operator.test_client import follow
-from dataplatform_tests.spark_operator.test_docs import blocks
+from dataplatform_tests.spark_operator.test_docs import application_of_the_page, blocks
 from dataplatform_tests.spark_operator.test_spec import FULL, JVM, MINIMAL
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kubernetes
 
+KUSTOMIZATION = Path(__file__).parents[2] / "infra/kubernetes/spark"
 GROUP, VERSION = API_VERSION.split("/")
 
 
@@ -180,6 +181,36 @@ def test_a_deletion_that_a_finalizer_holds_up_is_said(
         cluster.kubectl(
             "patch", "sparkapplication", "app", "-n", real.namespace, "--type=merge", "-p", patch
         )
+
+
+def test_the_first_steps_of_the_page_make_what_its_example_needs(
+    cluster: "Node", tmp_path: Path
+) -> None:
+    keys = tmp_path / "pipes-s3.env"
+    keys.write_text("AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=b\n")
+    steps = [line.split()[1:] for line in blocks("sh")[0].splitlines() if line[:7] == "kubectl"]
+    for step in steps:
+        places = {"infra/kubernetes/spark": str(KUSTOMIZATION), f"--from-env-file={keys.name}": ""}
+        words = [places.get(word, word) for word in step]
+        cluster.kubectl(*(word or f"--from-env-file={keys}" for word in words))
+
+    driver = application_of_the_page().driver
+    made = application_of_the_page().manifest("app", "spark")["spec"]["driver"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "driver"}}
+    spec = made["template"]["spec"] | {"serviceAccountName": driver.service_account}
+    spec["containers"][0] |= {"image": "spark"}
+    with cluster.api() as api:
+        core = kubernetes.CoreV1Api(api)
+        # A pod whose service account is missing is refused.
+        core.create_namespaced_pod(
+            "spark", pod | {"spec": spec}, dry_run="All", field_validation="Strict"
+        )
+        for key in driver.secret_env.values():
+            assert key.key in core.read_namespaced_secret(key.name, "spark").data
+    as_driver = f"--as=system:serviceaccount:spark:{driver.service_account}"
+    for verb in ("create", "deletecollection"):
+        allowed = cluster.kubectl("auth", "can-i", verb, "pods", "-n", "spark", as_driver)
+        assert allowed.strip() == "yes"
 
 
 def test_the_role_of_the_page_is_enough_and_no_more(

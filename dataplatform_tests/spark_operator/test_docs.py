@@ -3,15 +3,19 @@
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from dagster import AssetKey, Definitions
 
 from dataplatform.resources.spark_operator import errors
+from dataplatform.resources.spark_operator.spec import SparkApplication
 from dataplatform.resources.spark_operator.states import Deadlines
 
-PAGE = (Path(__file__).parents[2] / "docs/spark-operator.md").read_text()
+REPOSITORY = Path(__file__).parents[2]
+PAGE = (REPOSITORY / "docs/spark-operator.md").read_text()
+KINDS = ("namespace", "service-account")
 
 
 def blocks(language: str) -> list[str]:
@@ -32,6 +36,49 @@ def test_the_driver_of_the_page_is_python() -> None:
     [code] = [block for block in blocks("python") if "SparkSession" in block]
 
     compile(code, "main.py", "exec")
+
+
+def application_of_the_page() -> SparkApplication:
+    """Return what the example submits."""
+    [code] = [block for block in blocks("python") if "defs = Definitions(" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102
+    submitted = Mock()
+    names["counted"].op.compute_fn.decorated_fn(Mock(), submitted)
+    return submitted.pipes_client().run.call_args.kwargs["application"]
+
+
+def test_what_the_example_names_is_made_by_the_steps_before_it() -> None:
+    driver = application_of_the_page().driver
+    [shell] = blocks("sh")
+    folder = REPOSITORY / "infra/kubernetes/spark"
+    made = [yaml.safe_load((folder / f"{kind}.yaml").read_text()) for kind in KINDS]
+
+    assert "kubectl apply -k infra/kubernetes/spark\n" in shell
+    assert [each["metadata"]["name"] for each in made] == ["spark", driver.service_account]
+    secrets = {each.name for each in driver.secret_env.values()}
+    assert secrets == set(re.findall(r"-n spark create secret generic (\S+)", shell))
+    assert all(f"`{each.key}=…`" in PAGE for each in driver.secret_env.values())
+
+
+def cleaned_up(seen: str) -> str:
+    """Return what the table of failures says of the rows that begin so."""
+    [row] = [line for line in PAGE.splitlines() if line.startswith(f"| {seen}")]
+    return row.split(" | ")[2]
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        ("quota has no room for the application", "nothing was submitted"),
+        ("quota has no room for the driver", "stays until its time to live"),
+        ("quota has no room for any executor", "deleted"),
+        ("webhook or policy denies the application", "nothing was submitted"),
+        ("webhook or policy denies the driver", "stays until its time to live"),
+    ],
+)
+def test_the_table_says_what_test_pipes_shows(seen: str, says: str) -> None:
+    assert cleaned_up(seen).startswith(says)
 
 
 def concrete(kind: type[Exception]) -> list[str]:
