@@ -20,6 +20,7 @@ from kubernetes.client import V1PodSpec
 from dataplatform.assets.pods import TAG
 from dataplatform.automation import build_jobs
 from dataplatform.resources.spark_cluster import SparkClusterResource
+from dataplatform.resources.spark_operator.spec import Driver, Executor
 from dataplatform_tests.dagster_home import REPOSITORY
 
 MANIFESTS: Final = REPOSITORY / "infra" / "kubernetes"
@@ -140,6 +141,15 @@ def test_the_pods_of_runs_are_restricted() -> None:
     assert set(pod) <= set(V1PodSpec.openapi_types)
     volumes = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in container["volume_mounts"]} == volumes
+
+
+def test_a_cancelled_run_has_time_to_see_its_pods_end() -> None:
+    launcher = load("dagster.cluster.yaml")["run_launcher"]["config"]
+    grace = launcher["run_k8s_config"]["pod_spec_config"]["termination_grace_period_seconds"]
+    # A driver ends before its executors do.
+    pods = Driver().termination_grace + Executor().termination_grace
+
+    assert 2 * pods < SparkClusterResource().operator().times().interrupt < grace - 10
 
 
 @pytest.mark.parametrize("key", SAME_EVERYWHERE)

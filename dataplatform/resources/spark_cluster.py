@@ -273,6 +273,8 @@ class SparkClusterResource(SparkResource):
             pipes_prefix=PIPES_PREFIX,
             ui_url=self.ui_url,
             history_url=self.history_url,
+            # Within the grace period of a run's pod (dagster.cluster.yaml).
+            deadlines={"interrupt": 90},
         )
 
 
