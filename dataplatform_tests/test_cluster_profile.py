@@ -8,14 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import pytest
 import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.workspace.config_schema import process_workspace_config
+from dagster._utils import find_free_port
 from dagster_k8s import K8sRunLauncher
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
-from kubernetes.client import V1PodSpec
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from kubernetes.client import V1PodSecurityContext, V1PodSpec
 
 from dataplatform.assets.pods import TAG
 from dataplatform.automation import build_jobs
@@ -181,6 +185,117 @@ ALL: Final = [*manifests("dagster"), *manifests("spark")]
 def named(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
     found = [one for one in ALL if one["kind"] == kind]
     return {(o["metadata"].get("namespace", ""), o["metadata"]["name"]): o for o in found}
+
+
+DEPLOYMENTS: Final = [one for one in ALL if one["kind"] == "Deployment"]
+
+
+def names(deployments: list[dict[str, Any]]) -> list[str]:
+    return [one["metadata"]["name"] for one in deployments]
+
+
+def objects(kind: str) -> set[str]:
+    """Return the names of a kind in Dagster's namespace, those that kustomize makes included."""
+    made = load("kustomization.yaml")["configMapGenerator"] if kind == "ConfigMap" else []
+    assert {one["namespace"] for one in made} <= {"dagster"}
+    return {name for space, name in named(kind) if space == "dagster"} | {o["name"] for o in made}
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names(DEPLOYMENTS))
+def test_a_process_of_dagster_runs_as_the_pods_of_runs_do(deployment: dict[str, Any]) -> None:
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    launcher = load("dagster.cluster.yaml")["run_launcher"]["config"]
+    runs = UserDefinedDagsterK8sConfig.from_dict(launcher["run_k8s_config"])
+    camel = V1PodSecurityContext.attribute_map
+    assert pod["securityContext"] == {
+        camel[key]: value for key, value in runs.pod_spec_config["security_context"].items()
+    }
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert set(container["resources"]) == {"requests", "limits"}
+    assert pod["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names(DEPLOYMENTS))
+def test_a_process_of_dagster_names_what_is_there(deployment: dict[str, Any]) -> None:
+    spec = deployment["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    assert pod["serviceAccountName"] in objects("ServiceAccount")
+    (settings, credentials) = container["envFrom"]
+    assert settings["configMapRef"]["name"] in objects("ConfigMap")
+    assert credentials["secretRef"]["name"] in objects("Secret")
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    assert {one["name"] for one in container["volumeMounts"]} == set(volumes)
+    maps = {one["configMap"]["name"] for one in volumes.values() if "configMap" in one}
+    assert maps <= objects("ConfigMap")
+    (token,) = volumes["vault-token"]["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == "vault"
+    (mount,) = [one for one in container["volumeMounts"] if one["name"] == "vault-token"]
+    file = f"{mount['mountPath']}/{token['serviceAccountToken']['path']}"
+    assert file == setting("DATAPLATFORM_VAULT_CREDENTIAL_FILE")
+
+
+def setting(name: str) -> str:
+    (settings,) = named("ConfigMap").values()
+    return settings["data"][name]
+
+
+def test_the_three_processes_are_there_and_two_of_them_are_served() -> None:
+    assert names(DEPLOYMENTS) == ["dataplatform-code", "dagster-webserver", "dagster-daemon"]
+    assert setting("DATAPLATFORM_CODE_LOCATION_HOST") in objects("Service")
+    for (_, name), service in named("Service").items():
+        (found,) = [one for one in DEPLOYMENTS if one["metadata"]["name"] == name]
+        template = found["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+        assert service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["containerPort"]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container[probe].get("httpGet") or container[probe]["grpc"]
+            assert asked in (
+                {"path": "/server_info", "port": "http"},
+                {"port": 4000, "service": "DagsterApi"},
+            )
+
+
+@pytest.mark.slow
+def test_the_code_server_answers_the_probe(tmp_path: Path) -> None:
+    (tmp_path / "location.py").write_text("import dagster\ndefs = dagster.Definitions()\n")
+    port = find_free_port()
+    command = [
+        "dagster",
+        "code-server",
+        "start",
+        "--port",
+        str(port),
+        "--python-file",
+        "location.py",
+    ]
+    env = os.environ | {"DAGSTER_HOME": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, env=env) as server:
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                asked = HealthCheckRequest(service="DagsterApi")
+                answer = HealthStub(channel).Check(asked, wait_for_ready=True, timeout=120)
+        finally:
+            server.terminate()
+    assert answer.status == HealthCheckResponse.SERVING
+
+
+def test_kustomize_makes_what_is_made_of_files() -> None:
+    made = load("kustomization.yaml")
+    for one in made["configMapGenerator"]:
+        for file in one["files"]:
+            assert (REPOSITORY / file.partition("=")[2]).is_file()
+    launcher = load("dagster.cluster.yaml")["run_launcher"]["config"]
+    assert launcher["instance_config_map"] in objects("ConfigMap")
+    assert made["generatorOptions"]["disableNameSuffixHash"] is True
+    images = {c["image"] for d in DEPLOYMENTS for c in d["spec"]["template"]["spec"]["containers"]}
+    assert images == {one["name"] for one in made["images"]}
 
 
 def granted(role: str) -> set[tuple[str, str]]:
