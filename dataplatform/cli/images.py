@@ -85,7 +85,7 @@ def build(
     from dataplatform.images.builders import find_builder
 
     program = find_builder(builder)
-    for image in _build(program, names, base, fresh=fresh, verbose=verbose):
+    for image in _build(program, names, _base(program, base), fresh=fresh, verbose=verbose):
         console.out().print(image.local, soft_wrap=True)
 
 
@@ -98,6 +98,9 @@ def push(
         bool, typer.Option("--insecure", help="The registry speaks HTTP, or an unknown TLS.")
     ] = False,
     base: Base = None,
+    floating_base: Annotated[
+        bool, typer.Option("--floating-base", help="Push even on a base whose digest is not known.")
+    ] = False,
     builder: BuilderName = None,
     verbose: Verbose = False,
 ) -> None:
@@ -109,6 +112,13 @@ def push(
             "No registry is named. Remedy: --registry NODE:30500, or set DATAPLATFORM_REGISTRY."
         )
     program = builders.find_builder(builder)
+    base = _base(program, base)
+    if not (floating_base or builders.is_pinned(base)):
+        raise UserError(
+            f"{base} has no digest, and its registry told none ({program.digest_command(base)[0]}), so"
+            " the tag pushed could be another image tomorrow. Remedy: name it with its digest"
+            " (docs/images.md#the-base), or push by --floating-base."
+        )
     for image in _build(program, names, base, fresh=False, verbose=verbose):
         with _told(f"pushing {image.name}", verbose=verbose) as tell:
             digest = builders.push(program, image, registry, tell, insecure=insecure)
@@ -127,6 +137,7 @@ def list_images(registry: Registry = "", base: Base = None, builder: BuilderName
     except ImageError as error:
         console.err().print(str(error), style="yellow", markup=False)
         program = None
+    base = _base(program, base)
     table = grid(["image", "name", "built"], named=True)
     for image in _images(None, base):
         size = built_size(program, image) if program else None
@@ -134,26 +145,33 @@ def list_images(registry: Registry = "", base: Base = None, builder: BuilderName
     console.out().print(table)
 
 
-def _images(names: list[str] | None, base: str | None) -> "list[Image]":
+def _base(program: "Builder | None", named: str | None) -> str:
+    """Return the base that is meant, with its digest where that can be learnt."""
+    from dataplatform.images import builders, inputs
+
+    base = named or inputs.named_base(inputs.checkout())
+    return builders.pinned(program, base) if program else base
+
+
+def _images(names: list[str] | None, base: str) -> "list[Image]":
     from dataplatform.images import inputs
 
-    root = inputs.checkout()
-    return inputs.images(root, base or inputs.pinned_base(root), names or inputs.IMAGES)
+    return inputs.images(inputs.checkout(), base, names or inputs.IMAGES)
 
 
 def _build(
-    program: "Builder", names: list[str] | None, base: str | None, *, fresh: bool, verbose: bool
+    program: "Builder", names: list[str] | None, base: str, *, fresh: bool, verbose: bool
 ) -> "list[Image]":
     """Build what is not built yet, or all of it where `fresh`."""
     from dataplatform.images import builders, inputs
     from dataplatform.images.host_configuration import build_secrets
 
     root = inputs.checkout()
-    base = base or inputs.pinned_base(root)
     wanted = _images(names, base)
     missing = [i for i in wanted if fresh or builders.built_size(program, i) is None]
-    if missing:
-        _warn_floating(base)
+    if missing and not builders.is_pinned(base):
+        text = f"{base} is not pinned by its digest, so the same tag may become another image."
+        console.err().print(f"{text} See docs/images.md#the-base.", style="yellow", markup=False)
     with tempfile.TemporaryDirectory(prefix="dp-images-") as scratch:
         secrets = build_secrets(Path(scratch))
         jars = _jars(Path(scratch) / "jars") if missing else Path(scratch)
@@ -162,12 +180,6 @@ def _build(
             with _told(f"building {image.name} by {program.program}", verbose=verbose) as tell:
                 builders.build(program, what, tell)
     return wanted
-
-
-def _warn_floating(base: str) -> None:
-    if "@sha256:" not in base:
-        text = f"{base} is not pinned by its digest, so the same tag may become another image."
-        console.err().print(f"{text} See docs/images.md#the-base.", style="yellow", markup=False)
 
 
 def _jars(folder: Path) -> Path:

@@ -18,6 +18,7 @@ Tell = Callable[[str], None]
 
 _TAIL: Final = 15
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_TAG: Final = re.compile(r":[^:/]+$")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class Builder:
         """Return a command that succeeds where the image is built, and prints its size in bytes."""
         return [self.program, "image", "inspect", "--format", "{{.Size}}", image.local]
 
+    def digest_command(self, base: str) -> list[str]:
+        """Return a command that asks a registry for the digest of an image, for all platforms."""
+        return ["skopeo", "inspect", "--format", "{{.Digest}}", f"docker://{base}"]
+
     def working(self) -> str:
         """Return why the program can't be used; empty where it can."""
         if not shutil.which(self.program):
@@ -136,6 +141,11 @@ class Docker(Builder):
         del note, insecure
         return [[self.program, "tag", image.local, target], [self.program, "push", target]]
 
+    def digest_command(self, base: str) -> list[str]:
+        """Return a command that asks a registry for the digest of an image, for all platforms."""
+        inspect = ("buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}")
+        return [self.program, *inspect, base]
+
     def working(self) -> str:
         """Return why the program can't be used; empty where it can."""
         reason = super().working()
@@ -167,6 +177,24 @@ def find_builder(name: str | None = None) -> Builder:
         f"No program here builds images ({'; '.join(reasons)})."
         " Remedy: start Docker, or install podman or buildah."
     )
+
+
+def pinned(builder: Builder, base: str) -> str:
+    """Return a base with the digest that its registry has for it now.
+
+    As it is where it has one already, or where no registry can be asked: offline, or `localhost/…`.
+    """
+    command = builder.digest_command(base)
+    if is_pinned(base) or base.startswith("localhost/") or not shutil.which(command[0]):
+        return base
+    run = _quietly(command)
+    found = _DIGEST.fullmatch(run.stdout.strip()) if run.returncode == 0 else None
+    return f"{_TAG.sub('', base)}@{found[0]}" if found else base
+
+
+def is_pinned(base: str) -> bool:
+    """Return whether a base is named by its digest."""
+    return "@sha256:" in base
 
 
 def build(builder: Builder, wanted: Build, tell: Tell) -> None:

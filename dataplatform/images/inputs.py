@@ -48,7 +48,7 @@ def content_digest(root: Path, base: str) -> str:
     return digest.hexdigest()
 
 
-def pinned_base(root: Path) -> str:
+def named_base(root: Path) -> str:
     """Return the base that `infra/images/bases.yaml` names."""
     import yaml
 

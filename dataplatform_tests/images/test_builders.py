@@ -147,6 +147,48 @@ def test_a_base_without_a_digest_is_warned_of(
     assert "not pinned" not in pinned.stderr
 
 
+@pytest.mark.parametrize(
+    ("builder", "program"), [("docker", "docker"), ("podman", "skopeo"), ("buildah", "skopeo")]
+)
+def test_the_digest_of_the_base_is_asked_for(programs: Path, builder: str, program: str) -> None:
+    script(
+        programs,
+        program,
+        f'case "$*" in *registry:5000/python:3.11) echo {DIGEST};; *) exit 1; esac',
+    )
+    assert builders.pinned(BUILDERS[builder], "registry:5000/python:3.11") == (
+        f"registry:5000/python@{DIGEST}"
+    )
+    for unknown in ("python:3.12", "localhost/python:3.11", f"python@{DIGEST}"):
+        assert builders.pinned(BUILDERS[builder], unknown) == unknown
+
+
+def test_a_base_that_has_moved_gives_images_of_another_name(programs: Path) -> None:
+    script(programs, "buildah", "echo '1 GB'")
+    names = []
+    for digit in "12":
+        script(programs, "skopeo", f"echo sha256:{digit * 64}")
+        built = CliRunner().invoke(app, ["images", "build", "dagster"])
+        names.append(built.stdout)
+        listed = CliRunner().invoke(app, ["images", "list"])
+        assert built.stdout.strip() in listed.stdout
+    assert names[0] != names[1]
+
+
+def test_a_base_of_unknown_digest_is_pushed_only_where_that_is_asked_for(programs: Path) -> None:
+    script(programs, "buildah", f'[ "$1" != push ] || echo {DIGEST} > "$3"; echo "1 GB"')
+    push = ["images", "push", "dagster", "--registry", "node:30500"]
+    refused = CliRunner().invoke(app, push)
+    assert refused.exit_code == 1
+    assert "has no digest" in refused.stderr
+    assert "--floating-base" in refused.stderr
+    assert CliRunner().invoke(app, [*push, "--floating-base"]).exit_code == 0
+    script(programs, "skopeo", f"echo {DIGEST}")
+    pushed = CliRunner().invoke(app, push)
+    assert pushed.exit_code == 0, pushed.output
+    assert pushed.stdout.strip().endswith(f"@{DIGEST}")
+
+
 def test_uv_and_pip_ask_in_a_build_whom_they_ask_here() -> None:
     pip = {"index-url": "https://pip.example.org/simple", "extra-index-url": "https://a  https://b"}
     assert index_variables({}, pip) == {
