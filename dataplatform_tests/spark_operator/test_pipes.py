@@ -36,7 +36,17 @@ from dataplatform_tests.spark_operator.api_server import APPS, ApiServer, Log, s
 from dataplatform_tests.spark_operator.operator import MemoryS3, StandIn, trace
 
 APPLICATION = SparkApplication(image="spark", main_file="local:///a.py")
-UNTIL_FAILING = [*trace("silver", "x")[1:5], *trace("failing", "x")[4:5]]
+
+
+def of_one_driver(*statuses: Any) -> list[Any]:
+    """Return statuses as if all were of the recording `silver`, which has one driver."""
+    return [
+        {**status, "submissionID": trace("silver", "x")[1]["submissionID"], "executionAttempts": 1}
+        for status in statuses
+    ]
+
+
+UNTIL_FAILING = of_one_driver(*trace("silver", "x")[1:5], *trace("failing", "x")[4:5])
 """The driver runs, and what follows is not final."""
 
 
@@ -210,7 +220,8 @@ def test_the_drivers_log_is_written_on(
 def test_a_failed_application_gives_all_messages_before_its_error(
     runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
 ) -> None:
-    stand_in.recording = trace("failing", "x")[:5] + trace("failing", "x")[-1:]
+    failing = trace("failing", "x")
+    stand_in.recording = of_one_driver(*failing[1:5], failing[-1])
     stand_in.driver = reports({"kind": "result"}, {"kind": "failure"})
 
     def failing(state: str) -> None:
@@ -233,14 +244,107 @@ def test_a_failed_application_gives_all_messages_before_its_error(
     assert s3.objects == {}
 
 
-def test_retries_of_the_operator_are_followed(runner: Runner, stand_in: StandIn) -> None:
-    stand_in.recording = "failing"
+def status_of(state: str, submission: str, attempts: int = 1) -> dict[str, Any]:
+    return {
+        "applicationState": {"state": state},
+        "executionAttempts": attempts,
+        "submissionID": submission,
+    }
+
+
+RAN = [status_of("SUBMITTED", "a"), status_of("RUNNING", "a")]
+RAN_AGAIN = [
+    status_of(state, "b", attempts=2)
+    for state in ("SUBMITTED", "RUNNING", "SUCCEEDING", "COMPLETED")
+]
+
+
+@pytest.mark.parametrize("end", ["well", "exception"])
+@pytest.mark.parametrize(
+    "between",
+    [
+        ["FAILING", "PENDING_RERUN"],
+        ["SUSPENDING", "SUSPENDED", "RESUMING"],
+        ["INVALIDATING", "PENDING_RERUN"],
+    ],
+)
+def test_a_second_driver_is_an_error_after_all_that_the_first_one_said(
+    runner: Runner, stand_in: StandIn, server: ApiServer, between: list[str], end: str
+) -> None:
+    ran: list[int] = []
+
+    def driver(pipes: PipesContext) -> None:
+        ran.append(1)
+        reports(*[f"driver {len(ran)}: {number}" for number in range(3)])(pipes)
+        if end == "exception" and len(ran) == 1:
+            raise ValueError("SIGTERM")
+
+    stand_in.driver = driver
+    stand_in.recording = [*RAN, *[status_of(state, "a") for state in between], *RAN_AGAIN]
+
+    assert not runner.run().success
+    assert isinstance(runner.error, errors.DriverRestartedError)
+    assert runner.error.transient
+    assert "try again" in str(runner.error)
+    assert runner.payloads == ["driver 1: 0", "driver 1: 1", "driver 1: 2"]
+    assert server.names() == [], "the second driver is not left alone"
+
+
+def test_a_second_driver_is_noticed_where_the_states_between_were_not_seen(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    stand_in.recording = [*RAN, status_of("RUNNING", "b"), status_of("RUNNING", "b")]
 
     runner.run()
 
-    assert stand_in.played.count("PENDING_RERUN") == 1
-    assert type(runner.error) is errors.ApplicationFailedError
-    assert "ExitCode: 2, Reason: Error" in says(runner.error)
+    assert type(runner.error) is errors.DriverRestartedError
+    assert server.names() == []
+
+
+def test_a_second_driver_is_noticed_by_whoever_takes_the_application_over(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    name = leave_behind(runner, stand_in, server)
+    server.set_status(name, status_of("COMPLETED", "another"))
+
+    assert not run_retry(runner).success
+    assert type(runner.error) is errors.DriverRestartedError
+
+    stand_in.recording = "silver"
+    stand_in.driver = reports("anew")
+    runner.payloads.clear()
+    assert run_retry(runner).success
+    assert runner.payloads == ["anew"]
+
+
+def test_a_suspension_before_the_first_driver_is_followed(
+    runner: Runner, stand_in: StandIn
+) -> None:
+    stand_in.recording = [
+        status_of("SUBMITTED", "a"),
+        status_of("SUSPENDING", "a"),
+        status_of("SUSPENDED", "a"),
+        status_of("RESUMING", "a"),
+        *RAN_AGAIN,
+    ]
+    stand_in.driver = reports("done")
+
+    assert runner.run().success
+    assert runner.payloads == ["done"]
+
+
+def test_a_submission_that_follows_another_has_a_deadline_of_its_own(
+    runner: Runner, stand_in: StandIn
+) -> None:
+    stand_in.recording = [
+        status_of("SUBMITTED", "a"),
+        status_of("SUBMITTED", "b"),
+        *trace("silver", "x")[3:],
+    ]
+    stand_in.before = lambda _state: time.sleep(0.35)
+    runner.deadlines = Deadlines(submitted=0.6, deletion=1)
+
+    assert runner.run().success, runner.error
 
 
 def test_a_submission_that_fails_says_sparks_reason(runner: Runner, stand_in: StandIn) -> None:
@@ -325,6 +429,23 @@ def test_messages_that_cant_be_read_are_an_error_and_not_silence(
     assert not runner.run().success
     assert type(runner.error) is errors.MessagesUnreadableError
     assert "AccessDenied" in str(runner.error)
+    assert server.names() == []
+
+
+def test_a_message_that_is_none_of_pipes_is_a_typed_error(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, server: ApiServer
+) -> None:
+    def driver(_pipes: PipesContext) -> None:
+        [name] = server.names()
+        s3.put_object(Bucket="lake", Key=f"pipes/spark/{name}/messages/1.json", Body=b'{"not": ')
+        time.sleep(1)
+
+    stand_in.driver = driver
+    stand_in.recording = UNTIL_FAILING
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.MessagesUnreadableError
+    assert "JSONDecodeError" in str(runner.error)
     assert server.names() == []
 
 
@@ -656,6 +777,66 @@ def test_a_step_that_is_run_again_after_success_starts_anew(
     assert result.success, runner.error
     assert runner.payloads == ["once", "twice"]
     assert len(server.names()) == 2
+
+
+def test_what_cant_be_deleted_is_not_followed_again(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    s3.undeletable = True
+    stand_in.driver = reports("once")
+    assert runner.run().success
+    assert s3.objects, "there is something that could be followed"
+    stand_in.driver = reports("twice")
+
+    assert run_retry(runner).success
+    assert runner.payloads == ["once", "twice"]
+    assert len(server.names()) == 2
+
+
+def test_a_deletion_that_is_refused_for_each_key_is_said(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3.undeletable = True
+
+    assert runner.run().success
+    assert "Context and messages stay in" in capsys.readouterr().err
+
+
+def test_a_step_whose_end_cant_be_marked_fails_and_its_retry_reads_all_again(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    stand_in.driver = reports("once")
+
+    def refuse(_payload: Any) -> None:
+        runner.payloads.append(_payload)
+        s3.refuse["PutObject"] = "AccessDenied"
+
+    runner.each = refuse
+    stand_in.before = lambda state: time.sleep(0.3) if state == "SUCCEEDING" else None
+    assert not runner.run().success
+    assert type(runner.error) is errors.MessagesUnreadableError
+    s3.refuse.clear()
+    runner.each = runner.payloads.append
+
+    assert run_retry(runner).success
+    assert runner.payloads == ["once", "once"]
+    assert len(server.names()) == 1
+
+
+def test_an_error_of_another_application_within_the_block_ends_this_one(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    stand_in.driver = reports(*range(5))
+    stand_in.recording = UNTIL_FAILING
+
+    def inner(_payload: Any) -> None:
+        raise errors.OutOfMemoryError("spark/inner", "the inner one failed", "x")
+
+    runner.each = inner
+
+    assert not runner.run().success
+    assert "the inner one failed" in str(runner.error)
+    assert server.names() == []
 
 
 def test_progress_and_problems_of_executors_are_told(

@@ -98,6 +98,11 @@ class Application:
         return self.status.get("executionAttempts") or 0
 
     @property
+    def submission(self) -> str:
+        """What tells one driver of it from the next; empty before there is one."""
+        return self.status.get("submissionID") or (str(self.attempts) if self.attempts else "")
+
+    @property
     def executors(self) -> Mapping[str, str]:
         """The state of each executor by the name of its pod."""
         return self.status.get("executorState") or {}

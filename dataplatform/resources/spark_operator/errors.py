@@ -109,6 +109,12 @@ class StateDeadlineError(SparkOperatorError):
     """The application stayed in a state that is not final for longer than that state may last."""
 
 
+class DriverRestartedError(SparkOperatorError):
+    """Others start the application again, or held it back, after its driver had run."""
+
+    transient = True
+
+
 class SubmissionFailedError(SparkOperatorError):
     """`spark-submit` failed within the operator; no driver ran."""
 

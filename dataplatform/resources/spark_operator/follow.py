@@ -133,7 +133,7 @@ class Follower:
         self._signals: queue.SimpleQueue[Signal] = queue.SimpleQueue()
         self._stop = Stop()
         self._stream: LogStream | None = None
-        self._attempt_of_stream = -1
+        self._submission_of_stream = ""
         self._quota_line = ""
         self._blocked: dict[tuple[str, ProblemKind], Clock] = {}
         self._told: set[tuple[str, ProblemKind]] = set()
@@ -272,7 +272,7 @@ class Follower:
 
     def _changed(self, now: Application) -> None:
         before, self.application = self.application, now
-        if (before.state, before.attempts) != (now.state, now.attempts):
+        if (before.state, before.submission) != (now.state, now.submission):
             lasted = self.timeline.clock.seconds
             self.timeline.enter(now.state, self.deadlines.of(now.state))
             self._blocked.clear()
@@ -283,10 +283,10 @@ class Follower:
 
     def _start_log(self) -> None:
         app = self.application
-        if not self.following.stream_log or self._attempt_of_stream == app.attempts:
+        if not self.following.stream_log or self._submission_of_stream == app.submission:
             return
         self._finish_log(0)
-        self._attempt_of_stream = app.attempts
+        self._submission_of_stream = app.submission
         self._stream = LogStream(self._inspector, app.driver_pod, self._write_line)
         self._stream.start()
 

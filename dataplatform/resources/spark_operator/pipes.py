@@ -20,7 +20,7 @@ from dagster_pipes import PipesExtras
 
 from dataplatform.resources.spark_operator import errors
 from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
-from dataplatform.resources.spark_operator.follow import Follower, Following
+from dataplatform.resources.spark_operator.follow import TICK_SECONDS, Follower, Following
 from dataplatform.resources.spark_operator.messages import (
     Bell,
     FolderContextInjector,
@@ -39,6 +39,13 @@ from dataplatform.resources.spark_operator.ownership import (
 )
 from dataplatform.resources.spark_operator.spec import Manifest, SparkApplication
 from dataplatform.resources.spark_operator.states import ApplicationState
+from dataplatform.resources.spark_operator.verdicts import (
+    AGAIN,
+    OneDriver,
+    incomplete,
+    reported,
+    unreadable,
+)
 
 OnExisting = Literal["reattach", "replace"]
 
@@ -127,6 +134,7 @@ class _Submission:
     manifest: Manifest
     reader: FolderMessageReader
     bell: Bell
+    driver: OneDriver
     existing: Application | None = None
 
 
@@ -243,6 +251,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             with self._cancelled_on_error(context.log, app) as latest:
                 yield from self._follow(context.log, submission, session, app, latest)
             stream.metadata = latest.metadata
+            # Raised: a retry reads all of it again. Unmarked, a later run would take it for its own.
+            submission.folder.close()
             self._clear(context.log, submission.folder)
         stream.invocation = PipesClientCompletedInvocation(session, metadata=latest.metadata)
 
@@ -262,7 +272,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         manifest = application.manifest(name, self.client.namespace, labels, annotations)
         bell = Bell()
         reader = FolderMessageReader(folder, bell, self.following.poll_seconds)
-        return _Submission(name, folder, manifest, reader, bell, existing)
+        driver = OneDriver(folder, is_new=existing is None)
+        return _Submission(name, folder, manifest, reader, bell, driver, existing)
 
     def _existing(
         self, context: OpExecutionContext, owner: Owner, digest: str
@@ -307,8 +318,10 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             self.on_existing == "reattach"
             and not app.is_deleting
             and app.state not in failed
+            and app.state not in AGAIN
+            and app.attempts <= 1
             and app.annotations.get(DIGEST_ANNOTATION) == digest
-            and self.bucket.folder(app.namespace, app.name).has_context()
+            and self.bucket.folder(app.namespace, app.name).is_open()
         )
 
     def _submit(
@@ -343,22 +356,48 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         given = _Given(session)
         with Follower(self.client, app, self.following, log) as follower:
             submission.bell.listener = follower.wake
-            failure: errors.SparkOperatorError | None = None
-            try:
-                while not latest.app.state.is_final:
-                    yield from given.new()
-                    _raise(submission.reader.failure)
-                    latest.app = follower.step()
-            except errors.SparkOperatorError as error:
-                failure = error
-            if latest.app.state.is_final:
-                submission.reader.finish(CLOSING_SECONDS if latest.app.attempts else 0)
-                follower.finish_log()
-            else:
-                submission.reader.finish(0)
+            failure = self._advance(follower, session, submission, latest, seconds=0)
+            while not failure and not latest.app.state.is_final:
+                yield from given.new()
+                failure = self._advance(follower, session, submission, latest)
+            self._drain(follower, submission.reader, failure)
+            # What the block of the stream raises comes out of a `yield`: it is not ours to judge.
             yield from given.new()
             latest.metadata = self._metadata(follower)
             _raise(failure or self._verdict(follower, session, submission))
+
+    def _advance(
+        self,
+        follower: Follower,
+        session: PipesSession,
+        submission: _Submission,
+        latest: "_Latest",
+        seconds: float = TICK_SECONDS,
+    ) -> errors.SparkOperatorError | None:
+        """Wait for what happens next; return why the application can't be followed any more."""
+        app, reader = latest.app, submission.reader
+        if reader.failure:
+            return unreadable(f"{app.namespace}/{app.name}", reader.failure)
+        try:
+            latest.app = follower.step(seconds)
+            has_opened = session.message_handler.received_opened_message
+            submission.driver.check(latest.app, has_opened)
+        except errors.SparkOperatorError as error:
+            return error
+        return None
+
+    def _drain(
+        self,
+        follower: Follower,
+        reader: FolderMessageReader,
+        failure: errors.SparkOperatorError | None,
+    ) -> None:
+        """Read the last messages and lines, where the driver has ended."""
+        app = follower.application
+        has_ended = app.state.is_final or isinstance(failure, errors.DriverRestartedError)
+        reader.finish(CLOSING_SECONDS if has_ended and app.attempts else 0)
+        if app.state.is_final:
+            follower.finish_log()
 
     def _verdict(
         self, follower: Follower, session: PipesSession, submission: _Submission
@@ -369,12 +408,12 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         if app.state is ApplicationState.FAILED:
             return follower.failure()
         if reader.failure:
-            return _unreadable(what, reader.failure)
+            return unreadable(what, reader.failure)
         if reader.closing_exception:
-            return _reported(what, reader.closing_exception)
+            return reported(what, reader.closing_exception)
         if not session.message_handler.received_closed_message:
             _, details = follower.diagnosis()
-            return _incomplete(what, session.message_handler.received_opened_message, details)
+            return incomplete(what, session.message_handler.received_opened_message, details)
         return None
 
     def _metadata(self, follower: Follower) -> dict[str, Any]:
@@ -473,37 +512,3 @@ def _without(run_id: str, value: Any) -> Any:
 def _selection(context: OpExecutionContext) -> list[Any]:
     keys = sorted(map(str, context.selected_asset_keys)) if context.has_assets_def else []
     return [keys, str(context.partition_key_range) if context.has_partition_key else None]
-
-
-def _unreadable(what: str, failure: Exception) -> errors.SparkOperatorError:
-    if isinstance(failure, errors.SparkOperatorError):
-        return failure
-    return errors.MessagesUnreadableError(
-        what,
-        f"a message of the driver could not be handled: {type(failure).__name__}: {failure}",
-        "use the same release of dagster-pipes in the driver's image as here",
-    )
-
-
-def _reported(what: str, exception: Mapping[str, Any]) -> errors.SparkOperatorError:
-    return errors.DriverReportedError(
-        what,
-        f"the driver ended with exit code 0 although it failed: {exception.get('name')}:"
-        f" {exception.get('message')}",
-        "let the exception pass through the program, so that it ends with an exit code",
-        [line.rstrip() for line in exception.get("stack") or ()],
-    )
-
-
-def _incomplete(what: str, opened: bool, details: list[str]) -> errors.SparkOperatorError:
-    if opened:
-        cause = "the driver ended well but did not close Dagster Pipes: messages may be missing"
-    else:
-        cause = "the driver ended well but sent no Pipes message at all"
-    return errors.MessagesIncompleteError(
-        what,
-        cause,
-        "open Pipes in the driver by `with open_dagster_pipes(context_loader=PipesS3ContextLoader(s3),"
-        " message_writer=PipesS3MessageWriter(s3))`, and let the block end before the process does",
-        details,
-    )

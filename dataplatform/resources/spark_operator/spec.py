@@ -373,6 +373,17 @@ class SparkApplication(_Part):
                 )
         return conf
 
+    @field_validator("spec_overrides")
+    @classmethod
+    def _never_restarted(cls, overrides: Manifest) -> Manifest:
+        policy = overrides.get("restartPolicy") or {}
+        if policy.get("type", "Never") != "Never":
+            raise ValueError(
+                f"restartPolicy {policy['type']}: the messages of two drivers can't be told apart."
+                " Remedy: leave it Never, and let a retry policy of Dagster try again."
+            )
+        return overrides
+
     def manifest(
         self,
         name: str,
