@@ -186,14 +186,18 @@ class SparkApplicationClient:
         target = self._target("get", name)
         return Application(self.api.request("GET", target, patience=patience))
 
-    def find(self, selector: str = "") -> list[Application]:
+    def find(self, selector: str = "", patience: float | None = None) -> list[Application]:
         """Return the applications with these labels, oldest first.
+
+        Args:
+            selector: of labels; empty, all.
+            patience: seconds for an API server that does not answer; None, the usual.
 
         Raises:
             KubernetesApiError: the kind of refusal.
         """
         query = {"labelSelector": selector} if selector else {}
-        answer = self.api.request("GET", self._target("list"), query)
+        answer = self.api.request("GET", self._target("list"), query, patience=patience)
         found = [Application(item) for item in answer["items"]]
         return sorted(found, key=lambda application: application.created_at)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -54,6 +55,19 @@ class PipesBucket:
         parts = [self.prefix.strip("/"), namespace, name]
         return PipesFolder(self.bucket, "/".join(part for part in parts if part), self.connect())
 
+    def folders(self, namespace: str) -> dict[str, datetime]:
+        """Return the applications of a namespace that have a folder, and when each was written last.
+
+        Raises:
+            MessagesUnreadableError: the store refused it.
+        """
+        root = self.folder(namespace, "")
+        found: dict[str, datetime] = {}
+        for each in root.objects():
+            name = each["Key"].removeprefix(f"{root.prefix}/").partition("/")[0]
+            found[name] = max(each["LastModified"], found.get(name, each["LastModified"]))
+        return found
+
 
 @dataclass(frozen=True)
 class PipesFolder:
@@ -84,6 +98,15 @@ class PipesFolder:
             MessagesUnreadableError: the store refused it.
         """
         self._write(_CONTEXT, json.dumps(context))
+
+    def read_context(self) -> Mapping[str, Any] | None:
+        """Return what the driver was told; None where nothing was written.
+
+        Raises:
+            MessagesUnreadableError: the store refused it.
+        """
+        body = self._read(self.context_key)
+        return None if body is None else json.loads(body)
 
     def is_open(self) -> bool:
         """Return whether the application can be followed, and was not to its end yet."""
@@ -124,21 +147,29 @@ class PipesFolder:
         """
         self.close()
         done = f"{self.prefix}/{_DONE}"
-        with self._explained("delete the messages in"):
+        keys = [key for each in self.objects() if (key := each["Key"]) != done]
+        for start in range(0, len(keys), _PAGE):
+            self._delete(keys[start : start + _PAGE])
+        self._delete([done])
+
+    def objects(self) -> list[Mapping[str, Any]]:
+        """Return what is in it, as S3 lists it.
+
+        Raises:
+            MessagesUnreadableError: the store refused it.
+        """
+        with self._explained("list"):
             pages = self.s3.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/"):
-                keys = [each["Key"] for each in page.get("Contents", [])]
-                self._delete([key for key in keys if key != done])
-            self._delete([done])
+            found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+            return [each for page in found for each in page.get("Contents", [])]
 
     def _delete(self, keys: Sequence[str]) -> None:
-        if not keys:
-            return
         objects = [{"Key": key} for key in keys]
-        answer = self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": objects})
-        # The answer is 200 even where each key is refused.
-        for refused in answer.get("Errors") or ():
-            raise ClientError({"Error": refused}, "DeleteObjects")
+        with self._explained("delete the messages in"):
+            answer = self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": objects})
+            # The answer is 200 even where each key is refused.
+            for refused in answer.get("Errors") or ():
+                raise ClientError({"Error": refused}, "DeleteObjects")
 
     def _write(self, name: str, text: str) -> None:
         with self._explained(f"take `{name}` for"):

@@ -12,6 +12,7 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     OpExecutionContext,
+    RunRecord,
     RunsFilter,
 )
 
@@ -21,6 +22,7 @@ RUN_LABEL: Final = "dagster/run-id"
 ROOT_RUN_LABEL: Final = "dagster/root-run-id"
 STEP_LABEL: Final = "dagster/step-key"
 LOCATION_LABEL: Final = "dagster/code-location"
+INSTANCE_LABEL: Final = "dagster/instance"
 MANAGED_LABEL: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "dagster"
 DIGEST_ANNOTATION: Final = "dagster/spec-digest"
@@ -51,12 +53,14 @@ class Owner:
         root_run_id: of the run that this one retries, or of the run itself.
         step_key: of the step.
         code_location: where the step's code is loaded from; None where it is not known.
+        instance: of Dagster; None where it has no identity.
     """
 
     run_id: str
     root_run_id: str
     step_key: str
     code_location: str | None = None
+    instance: str | None = None
 
     @classmethod
     def of(cls, context: OpExecutionContext) -> "Owner":
@@ -67,6 +71,7 @@ class Owner:
             run.root_run_id or run.tags.get(_ROOT_RUN_TAG) or run.run_id,
             context.get_step_execution_context().step.key,
             code_location(run),
+            instance_id(context.instance),
         )
 
     def labels(self) -> dict[str, str]:
@@ -98,6 +103,8 @@ class Owner:
         }
         if self.code_location:
             labels[LOCATION_LABEL] = label_value(self.code_location)
+        if self.instance:
+            labels[INSTANCE_LABEL] = self.instance
         return labels
 
 
@@ -109,11 +116,26 @@ def code_location(run: DagsterRun) -> str | None:
     return os.environ.get("DAGSTER_CLOUD_LOCATION_NAME")
 
 
+def instance_id(instance: DagsterInstance) -> str | None:
+    """Return what tells an instance of Dagster from others: whose database its runs are in.
+
+    None where the storage has no identity, as that of Dagster+ has none.
+    """
+    ask = getattr(instance.run_storage, "get_run_storage_id", None)
+    return hashlib.sha256(ask().encode()).hexdigest()[:16] if ask else None
+
+
+def family(instance: DagsterInstance, root_run_id: str) -> list[RunRecord]:
+    """Return a run and all that retry it, as far as they are known."""
+    root = instance.get_run_record_by_id(root_run_id)
+    retries = instance.get_run_records(RunsFilter(tags={_ROOT_RUN_TAG: root_run_id}))
+    return [*([root] if root else []), *retries]
+
+
 def active_runs(instance: DagsterInstance, root_run_id: str) -> set[str]:
     """Return the ids of the runs that are not finished, of a run and all that retry it."""
-    root = instance.get_run_by_id(root_run_id)
-    retries = instance.get_runs(RunsFilter(tags={_ROOT_RUN_TAG: root_run_id}))
-    return {run.run_id for run in [*retries, *([root] if root else [])] if not run.is_finished}
+    runs = [record.dagster_run for record in family(instance, root_run_id)]
+    return {run.run_id for run in runs if not run.is_finished}
 
 
 def label_value(text: str) -> str:
