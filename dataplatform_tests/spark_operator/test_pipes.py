@@ -269,13 +269,19 @@ RAN_AGAIN = [
     ],
 )
 def test_a_second_driver_is_an_error_after_all_that_the_first_one_said(
-    runner: Runner, stand_in: StandIn, server: ApiServer, between: list[str], end: str
+    runner: Runner,
+    stand_in: StandIn,
+    server: ApiServer,
+    s3: MemoryS3,
+    between: list[str],
+    end: str,
 ) -> None:
     ran: list[int] = []
 
     def driver(pipes: PipesContext) -> None:
         ran.append(1)
         reports(*[f"driver {len(ran)}: {number}" for number in range(3)])(pipes)
+        wait_for(lambda: was_seen_to_run(s3))
         if end == "exception" and len(ran) == 1:
             raise ValueError("SIGTERM")
 
@@ -291,8 +297,13 @@ def test_a_second_driver_is_an_error_after_all_that_the_first_one_said(
 
 
 def test_a_second_driver_is_noticed_where_the_states_between_were_not_seen(
-    runner: Runner, stand_in: StandIn, server: ApiServer
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
 ) -> None:
+    def before(_state: str) -> None:
+        if "RUNNING" in stand_in.played:
+            wait_for(lambda: was_seen_to_run(s3))
+
+    stand_in.before = before
     stand_in.recording = [*RAN, status_of("RUNNING", "b"), status_of("RUNNING", "b")]
 
     runner.run()
@@ -305,6 +316,7 @@ def test_a_second_driver_is_noticed_by_whoever_takes_the_application_over(
     runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
     name = leave_behind(runner, stand_in, server)
+    runner.bucket.folder("spark", name).write_driver("first")
     server.set_status(name, status_of("COMPLETED", "another"))
 
     assert not run_retry(runner).success
@@ -315,6 +327,10 @@ def test_a_second_driver_is_noticed_by_whoever_takes_the_application_over(
     runner.payloads.clear()
     assert run_retry(runner).success
     assert runner.payloads == ["anew"]
+
+
+def was_seen_to_run(s3: MemoryS3) -> bool:
+    return any(key.endswith("/driver") for key in list(s3.objects))
 
 
 def test_a_suspension_before_the_first_driver_is_followed(
@@ -567,6 +583,72 @@ def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
     runner.run()
 
     assert type(runner.error) is errors.QuotaExceededError
+
+
+def test_a_quota_that_let_executors_in_later_is_forgotten(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.deadlines = Deadlines(executors=0.3, deletion=1)
+
+    def running(state: str) -> None:
+        [name] = server.names()
+        if state == "RUNNING":
+            line = "ERROR ExecutorPodsAllocator: pods is forbidden: exceeded quota: team"
+            server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
+            server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+            server.add_pod(f"{name}-exec-1", name, {"phase": "Running"}, "executor")
+
+    def driver(_pipes: PipesContext) -> None:
+        [name] = server.names()
+        time.sleep(0.5)
+        server.delete("pods", f"{name}-exec-1")
+        time.sleep(1)
+
+    stand_in.before, stand_in.driver = running, driver
+
+    assert runner.run().success, runner.error
+
+
+def test_a_quota_of_something_else_in_the_log_is_no_reason(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.deadlines = Deadlines(executors=0.3, deletion=1)
+
+    def running(state: str) -> None:
+        [name] = server.names()
+        if state == "RUNNING":
+            line = "WARN the store says: exceeded quota of requests"
+            server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
+            server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+
+    stand_in.before = running
+    stand_in.driver = lambda _pipes: time.sleep(1)
+
+    assert runner.run().success, runner.error
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_driver_that_is_drained_with_its_pod_was_evicted(
+    runner: Runner, stand_in: StandIn, server: ApiServer, is_seen: bool
+) -> None:
+    gone = status_of("FAILED", "a")
+    gone["applicationState"]["errorMessage"] = "driver pod not found"
+    stand_in.recording = [*RAN, status_of("FAILING", "a"), gone]
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+
+    def driver(_pipes: PipesContext) -> None:
+        [name] = server.names()
+        if is_seen:
+            drained = {"phase": "Running", "conditions": [condition]}
+            server.add_pod(f"{name}-driver", name, drained)
+            time.sleep(0.5)
+            server.delete("pods", f"{name}-driver")
+
+    stand_in.driver = driver
+
+    assert not runner.run().success
+    assert isinstance(runner.error, errors.EvictedError)
+    assert ("EvictionByEvictionAPI" in str(runner.error)) is is_seen
 
 
 def test_one_executor_that_runs_is_enough(

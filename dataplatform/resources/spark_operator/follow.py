@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,12 @@ _EXCERPT: Final = 2000
 _SHORTEST: Final = 0.01
 _NEW = ApplicationState.NEW
 _RUNNING = ApplicationState.RUNNING
+_QUOTA: Final = re.compile(r"\bpods\b.* is forbidden: exceeded quota")
+"""What Spark's ExecutorPodsAllocator writes."""
+_LAST_WORDS: Final = frozenset({ProblemKind.EVICTED, ProblemKind.OUT_OF_MEMORY})
+"""Why a driver's pod may be gone before its application has failed."""
+_POD_GONE: Final = "driver pod not found"
+"""The operator's words (v2.5.2, internal/controller/sparkapplication/controller.go)."""
 
 Log = logging.Logger | logging.LoggerAdapter
 Write = Callable[[str], None]
@@ -135,6 +142,7 @@ class Follower:
         self._stream: LogStream | None = None
         self._submission_of_stream = ""
         self._quota_line = ""
+        self._last_words: Problem | None = None
         self._blocked: dict[tuple[str, ProblemKind], Clock] = {}
         self._told: set[tuple[str, ProblemKind]] = set()
         self._progress_seconds = following.progress_seconds
@@ -190,9 +198,11 @@ class Follower:
         if app.error_message.startswith("failed to submit") or not app.attempts:
             return _submission(what, app.error_message)
         problems, details = self.diagnosis()
-        for problem in problems:
+        for problem in [*problems, *([self._last_words] if self._last_words else [])]:
             if problem.role == DRIVER and problem.kind is not ProblemKind.FAILED:
                 return problem.error(what, details)
+        if _POD_GONE in app.error_message:
+            return _pod_gone(what, details)
         return errors.ApplicationFailedError(
             what,
             f"the driver failed: {app.error_message or 'the operator gave no reason'}",
@@ -278,6 +288,8 @@ class Follower:
             self._blocked.clear()
             reason = f": {_excerpt(now.error_message)}" if now.error_message else ""
             self.log.info("%s: %s after %.1f s%s", now.name, now.state.name, lasted, reason)
+        if before.submission != now.submission:
+            self._quota_line, self._last_words = "", None
         if now.state is _RUNNING:
             self._start_log()
 
@@ -292,7 +304,7 @@ class Follower:
 
     def _write_line(self, line: str) -> None:
         # Executors are created by the driver: that the quota has no room, only its log tells.
-        if "exceeded quota" in line:
+        if _QUOTA.search(line):
             self._quota_line = line
         self.following.write(line)
 
@@ -309,6 +321,10 @@ class Follower:
             if (problem.pod, problem.kind) not in self._told:
                 self._told.add((problem.pod, problem.kind))
                 self.log.warning("%s", problem)
+            if problem.role == DRIVER and problem.kind in _LAST_WORDS:
+                self._last_words = problem
+        if seen.running_executors:
+            self._quota_line = ""
         state = self.application.state
         waiting = state is ApplicationState.SUBMITTED
         starved = state is _RUNNING and not seen.running_executors
@@ -419,6 +435,15 @@ def _excerpt(message: str) -> str:
 def _no_room(driver_pod: str, line: str) -> Problem:
     of = f"of {driver_pod}"
     return Problem(of, "executor", ProblemKind.UNSCHEDULABLE, "QuotaExceeded", line)
+
+
+def _pod_gone(what: str, details: Sequence[str]) -> errors.EvictedError:
+    return errors.EvictedError(
+        what,
+        "the driver's pod is gone: it was evicted, preempted or deleted, or its node was drained",
+        "try again; if it comes back, look who deletes pods, or give the driver a priority class",
+        details,
+    )
 
 
 def _is_running_executor(pod: Manifest) -> bool:
