@@ -182,12 +182,14 @@ class SparkClusterResource(SparkResource):
 
         target = lake.build_target()
         planned = plans(target, declared, selected)
-        if not any(plan.is_needed for plan in planned):
+        order = BuildOrder(tables=sorted(selected), origin=target.origin, run_id=context.run.run_id)
+        is_needed = any(plan.is_needed for plan in planned)
+        # What the attempt before has published is told by its application, if that is still there.
+        if not is_needed and not self._left_behind(context, order):
             context.log.info("Metadata say that nothing is new: no application is submitted.")
             yield from _unchanged(context, lake, target, declared, selected)
             return
         size = build_bytes(target.catalog, declared, planned)
-        order = BuildOrder(tables=sorted(selected), origin=target.origin, run_id=context.run.run_id)
         with closing(self._told(context, order, size)) as messages:
             yield from (one.result for one in messages if isinstance(one, ResultMessage))
 
@@ -256,12 +258,32 @@ class SparkClusterResource(SparkResource):
         if self.event_log:
             # Spark does not start where the folder of its event logs is missing.
             make_folder(operator.s3(), self.event_log)
-        extras = order.model_dump(mode="json")
         stream = operator.pipes_client().stream(
-            context=context, application=application, extras=extras
+            context=context,
+            application=application,
+            extras=order.model_dump(mode="json"),
+            identity=self._identity(context),
         )
         with closing(stream):
             yield from stream
+
+    def _left_behind(self, context: "AssetExecutionContext", order: "Order") -> bool:
+        """Return whether the attempt before left an application with news."""
+        return (
+            self.operator()
+            .pipes_client()
+            .left_behind(
+                context=context,
+                identity=self._identity(context),
+                extras=order.model_dump(mode="json"),
+            )
+        )
+
+    def _identity(
+        self, context: "AssetExecutionContext | OpExecutionContext"
+    ) -> "SparkApplication":
+        """Return the application without what is chosen by how much is left to read."""
+        return spark_application(self, self.sizes.tagged(context.run.tags), executors=1)
 
     def operator(self) -> "PlatformSparkOperator":
         """Return the namespace in which applications run."""

@@ -2,7 +2,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,15 +10,26 @@ from uuid import uuid4
 import pytest
 from dagster import (
     AssetExecutionContext,
+    AssetsDefinition,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    Definitions,
     ExecuteInProcessResult,
     MaterializeResult,
     asset,
+    in_process_executor,
     materialize,
 )
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_pipes import PipesContext
 
 from dataplatform.resources.spark_operator import errors, follow, pipes, pods
@@ -30,7 +41,7 @@ from dataplatform.resources.spark_operator.pipes import (
     OnExisting,
     PipesSparkApplicationClient,
 )
-from dataplatform.resources.spark_operator.spec import SparkApplication
+from dataplatform.resources.spark_operator.spec import Executor, SparkApplication
 from dataplatform.resources.spark_operator.states import Deadlines
 from dataplatform_tests.spark_operator.api_server import APPS, ApiServer, Log, status
 from dataplatform_tests.spark_operator.operator import MemoryS3, StandIn, trace
@@ -85,6 +96,8 @@ class Runner:
         self.deadlines = client.deadlines
         self.on_existing: OnExisting = "reattach"
         self.application = APPLICATION
+        self.identity: SparkApplication | None = None
+        self.was_left_behind: bool | None = None
         self.extras: dict[str, Any] = {}
         self.payloads: list[Any] = []
         self.error: BaseException | None = None
@@ -105,6 +118,26 @@ class Runner:
         )
 
     def run(self, tags: dict[str, str] | None = None) -> ExecuteInProcessResult:
+        return materialize([self._asset()], instance=self.instance, raise_on_error=False, tags=tags)
+
+    def launch(self, tags: dict[str, str] | None = None) -> str:
+        """Execute a run as the process does that a run launcher starts; return its id."""
+        defs = Definitions(assets=[self._asset()], executor=in_process_executor)
+        job = defs.resolve_implicit_global_asset_job_def()
+        location = ManagedGrpcPythonEnvCodeLocationOrigin(  # ty: ignore[abstract-class-instantiation]
+            LoadableTargetOrigin(module_name="ours"), "ours"
+        )
+        run = self.instance.create_run_for_job(
+            job,
+            tags=tags,
+            remote_job_origin=RemoteJobOrigin(
+                RemoteRepositoryOrigin(location, "__repository__"), job.name
+            ),
+        )
+        execute_run(InMemoryJob(job), run, self.instance)
+        return run.run_id
+
+    def _asset(self) -> AssetsDefinition:
         @asset(name="prices")
         def prices(context: AssetExecutionContext) -> MaterializeResult:
             try:
@@ -113,12 +146,15 @@ class Runner:
                 self.error = error
                 raise
 
-        return materialize([prices], instance=self.instance, raise_on_error=False, tags=tags)
+        return prices
 
     def _stream(self, context: AssetExecutionContext) -> MaterializeResult:
         extras = {**self.extras, "run_id": context.run.run_id}
         stream = self.pipes_client().stream(
-            context=context, application=self.application, extras=extras
+            context=context, application=self.application, extras=extras, identity=self.identity
+        )
+        self.was_left_behind = self.pipes_client().left_behind(
+            context=context, identity=self.identity or self.application, extras=extras
         )
         with stream:
             for payload in stream:
@@ -132,7 +168,8 @@ class Runner:
 def runner(
     client: SparkApplicationClient, bucket: PipesBucket, written: list[str], tmp_path: Path
 ) -> Iterator[Runner]:
-    with DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+    settings = {"run_retries": {"enabled": True}}
+    with DagsterInstance.ephemeral(tempdir=str(tmp_path), settings=settings) as instance:
         yield Runner(client, bucket, written, instance)
 
 
@@ -697,6 +734,74 @@ def test_an_interrupt_deletes_the_application_with_its_pods(
     assert s3.objects == {}
 
 
+@pytest.mark.parametrize("interrupt", [DagsterExecutionInterruptedError, KeyboardInterrupt])
+def test_what_is_interrupted_but_not_canceled_goes_on_for_its_retry(
+    runner: Runner,
+    stand_in: StandIn,
+    server: ApiServer,
+    s3: MemoryS3,
+    interrupt: type[BaseException],
+) -> None:
+    stand_in.driver = reports("first")
+    stand_in.recording = UNTIL_FAILING
+
+    def drained(_payload: Any) -> None:
+        raise interrupt("SIGTERM")
+
+    runner.each = drained
+    with suppress(DagsterExecutionInterruptedError, KeyboardInterrupt):
+        runner.launch()
+
+    assert isinstance(runner.error, interrupt)
+    [name] = server.names()
+    wait_for(lambda: stand_in.played[-1:] == ["FAILING"])
+    server.set_status(name, of_one_driver(trace("silver", name)[-1])[0])
+    runner.each = runner.payloads.append
+    runner.launch(retry_tags(runner))
+    assert runner.payloads == ["first"]
+    assert server.names() == [name]
+    assert s3.objects == {}
+
+
+def test_an_interrupt_that_is_seen_as_the_streams_end_is_one_too(
+    runner: Runner, stand_in: StandIn, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.driver = reports("first")
+    stand_in.recording = UNTIL_FAILING
+
+    def within(context: AssetExecutionContext) -> MaterializeResult:
+        stream = runner.pipes_client().stream(context=context, application=APPLICATION)
+        with closing(stream):
+            for _ in stream:
+                raise DagsterExecutionInterruptedError
+        raise AssertionError("it has a message")
+
+    monkeypatch.setattr(runner, "_stream", within)
+    with suppress(DagsterExecutionInterruptedError):
+        runner.launch()
+
+    assert len(server.names()) == 1
+
+
+def test_a_run_that_is_canceled_deletes_its_application(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    stand_in.driver = reports(1)
+    stand_in.recording = UNTIL_FAILING
+
+    def cancel(_payload: Any) -> None:
+        [run] = runner.instance.get_runs()
+        runner.instance.report_run_canceling(run)
+        raise DagsterExecutionInterruptedError
+
+    runner.each = cancel
+    with suppress(DagsterExecutionInterruptedError):
+        runner.launch()
+
+    assert server.names() == []
+    assert s3.objects == {}
+
+
 def test_an_application_that_cant_be_deleted_is_said_with_the_interrupt(
     runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
 ) -> None:
@@ -806,6 +911,33 @@ def test_a_retry_follows_what_a_killed_process_left_behind(
 
 def run_retry(runner: Runner) -> ExecuteInProcessResult:
     return runner.run(retry_tags(runner))
+
+
+def test_a_retry_knows_an_application_of_other_sizes_by_its_identity(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.identity = APPLICATION
+    name = leave_behind(runner, stand_in, server)
+    runner.application = APPLICATION.model_copy(update={"executor": Executor(instances=1)})
+    server.set_status(name, trace("silver", name)[-1])
+
+    assert run_retry(runner).success, runner.error
+    assert server.names() == [name]
+    assert runner.payloads == ["first"]
+
+
+def test_what_was_left_behind_is_found_until_it_was_followed(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    name = leave_behind(runner, stand_in, server)
+    assert runner.was_left_behind is False
+    server.set_status(name, trace("silver", name)[-1])
+
+    run_retry(runner)
+    assert runner.was_left_behind is True
+    stand_in.recording = "silver"
+    run_retry(runner)
+    assert runner.was_left_behind is False
 
 
 @pytest.mark.parametrize("why", ["policy", "specification", "extras"])

@@ -4,17 +4,22 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from dagster import (
     AssetExecutionContext,
     DagsterInstance,
     DagsterRun,
+    DagsterRunStatus,
     OpExecutionContext,
     RunRecord,
     RunsFilter,
 )
+from dagster_pipes import PipesExtras
+
+from dataplatform.resources.spark_operator.spec import SparkApplication
 
 Context = OpExecutionContext | AssetExecutionContext
 
@@ -136,6 +141,40 @@ def active_runs(instance: DagsterInstance, root_run_id: str) -> set[str]:
     """Return the ids of the runs that are not finished, of a run and all that retry it."""
     runs = [record.dagster_run for record in family(instance, root_run_id)]
     return {run.run_id for run in runs if not run.is_finished}
+
+
+def is_retried_when_interrupted(instance: DagsterInstance, run_id: str) -> bool:
+    """Return whether Dagster runs it again when its process is told to end.
+
+    So it is with what a launcher started, unless somebody cancelled it: a node is drained. What a
+    person started in a shell or a script nobody begins again.
+    """
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.remote_job_origin is None:
+        return False
+    canceled = run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
+    return not canceled and (instance.run_retries_enabled or instance.run_will_resume(run_id))
+
+
+def digest_of(
+    context: OpExecutionContext, application: SparkApplication, extras: PipesExtras
+) -> str:
+    """Return by what the next attempt at a step knows that an application does the same work."""
+    return application.digest(_without(context.run_id, extras), _selection(context))
+
+
+def _without(run_id: str, value: Any) -> Any:
+    """Return extras without the run's id: it is all that a retry changes."""
+    if isinstance(value, str):
+        return value.replace(run_id, "")
+    if isinstance(value, Mapping):
+        return {key: _without(run_id, each) for key, each in value.items()}
+    return [_without(run_id, each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _selection(context: OpExecutionContext) -> list[Any]:
+    keys = sorted(map(str, context.selected_asset_keys)) if context.has_assets_def else []
+    return [keys, str(context.partition_key_range) if context.has_partition_key else None]
 
 
 def label_value(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -15,6 +15,7 @@ from dagster import (
     open_pipes_session,
 )
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.pipes.client import PipesClientCompletedInvocation
 from dagster_pipes import PipesExtras
 
@@ -34,11 +35,14 @@ from dataplatform.resources.spark_operator.ownership import (
     Context,
     Owner,
     active_runs,
+    digest_of,
+    is_retried_when_interrupted,
     label_value,
     op_context,
 )
 from dataplatform.resources.spark_operator.spec import Manifest, SparkApplication
 from dataplatform.resources.spark_operator.states import ApplicationState
+from dataplatform.resources.spark_operator.stream import ApplicationStream
 from dataplatform.resources.spark_operator.verdicts import (
     AGAIN,
     OneDriver,
@@ -84,47 +88,6 @@ class Links:
         return found
 
 
-class ApplicationStream(Iterator[Any]):
-    """The custom messages of an application, as they come.
-
-    Ending the iteration early (by leaving a `with` block of it, `close`, or dropping it) cancels the
-    application.
-
-    Attributes:
-        invocation: results and metadata; None until the application has completed.
-    """
-
-    def __init__(self, messages: "Callable[[ApplicationStream], Generator[Any]]") -> None:
-        self.invocation: PipesClientCompletedInvocation | None = None
-        self.metadata: Mapping[str, Any] = {}
-        self._messages = messages(self)
-
-    def __next__(self) -> Any:
-        """Return the next payload, in the order in which the driver reported them."""
-        return next(self._messages)
-
-    def close(self) -> None:
-        """Delete the application with its pods if it has not ended, and wait a bounded time."""
-        self._messages.close()
-
-    def __enter__(self) -> "ApplicationStream":
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        """Close; an error of the block carries what could not be deleted as a note."""
-        if error is None:
-            self.close()
-            return
-        try:
-            self._messages.throw(error)
-        except BaseException as raised:
-            if raised is not error:
-                raise
-
-
 @dataclass
 class _Submission:
     """What is submitted, or taken over, for one step."""
@@ -144,8 +107,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
     Context and messages go through S3. The driver is told their place by the environment variables
     of Dagster Pipes and opens them with `PipesS3ContextLoader` and `PipesS3MessageWriter`.
 
-    An interrupt, or any other error before the application's end, deletes it with its pods. An
-    application that a killed Dagster process left behind is found by its labels when the step is
+    A cancelled run, or any error before the application's end, deletes it with its pods. An
+    application that a Dagster process left behind, which was ended from outside, is found by its labels when the step is
     tried again: by the same run, or by a run that retries it.
 
     Args:
@@ -212,6 +175,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         application: SparkApplication,
         extras: PipesExtras | None = None,
         name_prefix: str | None = None,
+        identity: SparkApplication | None = None,
     ) -> ApplicationStream:
         """Run an application, giving each custom message while it runs.
 
@@ -223,14 +187,41 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             application: what to run.
             extras: what the driver is told besides; JSON.
             name_prefix: what the application's name begins with; None, the step's key.
+            identity: what the next attempt knows the application by, where `application` has sizes
+                that are chosen anew by each attempt; None, the application.
 
         Returns:
             the payloads that the driver gave `report_custom_message`; raises a SparkOperatorError
             where the application did not complete.
         """
-        op = op_context(context)
+        op, told = op_context(context), extras or {}
+        digest = digest_of(op, identity or application, told)
         return ApplicationStream(
-            lambda stream: self._messages(stream, op, application, extras or {}, name_prefix)
+            lambda stream: self._messages(stream, op, application, told, digest, name_prefix)
+        )
+
+    def left_behind(
+        self, *, context: Context, identity: SparkApplication, extras: PipesExtras | None = None
+    ) -> bool:
+        """Return whether the attempt before left an application that is at work, or unread.
+
+        `stream` goes on with it, or replaces it where it may not be followed.
+
+        Args:
+            context: of the op or asset.
+            identity: as `stream` is given it, or else its application.
+            extras: as `stream` is given them.
+
+        Raises:
+            KubernetesApiError: the applications can't be listed.
+            MessagesUnreadableError: the object store does not say whether there are messages.
+        """
+        op = op_context(context)
+        owner, digest = Owner.of(op), digest_of(op, identity, extras or {})
+        return any(
+            not app.state.is_final or self._may_reattach(app, digest)
+            for app in self.client.find(owner.selector())
+            if not self._is_followed_elsewhere(op, owner, app)
         )
 
     def _messages(
@@ -239,16 +230,17 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         context: OpExecutionContext,
         application: SparkApplication,
         extras: PipesExtras,
+        digest: str,
         name_prefix: str | None,
     ) -> Generator[Any]:
-        submission = self._prepare(context, application, extras, name_prefix)
+        submission = self._prepare(context, application, digest, name_prefix)
         injector = FolderContextInjector(submission.folder, write=submission.existing is None)
         with (
             _claimed(submission.name),
             open_pipes_session(context, injector, submission.reader, extras) as session,
         ):
-            app = self._submit(context.log, submission, session)
-            with self._cancelled_on_error(context.log, app) as latest:
+            app = self._submit(context, submission, session)
+            with self._cancelled_on_error(context, app) as latest:
                 yield from self._follow(context.log, submission, session, app, latest)
             stream.metadata = latest.metadata
             # Raised: a retry reads all of it again. Unmarked, a later run would take it for its own.
@@ -260,11 +252,10 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         self,
         context: OpExecutionContext,
         application: SparkApplication,
-        extras: PipesExtras,
+        digest: str,
         name_prefix: str | None,
     ) -> _Submission:
         owner = Owner.of(context)
-        digest = application.digest(_without(owner.run_id, extras), _selection(context))
         existing = self._existing(context, owner, digest)
         name = existing.name if existing else owner.new_name(name_prefix)
         folder = self.bucket.folder(self.client.namespace, name)
@@ -325,7 +316,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         )
 
     def _submit(
-        self, log: logging.Logger, submission: _Submission, session: PipesSession
+        self, context: OpExecutionContext, submission: _Submission, session: PipesSession
     ) -> Application:
         if submission.existing:
             return submission.existing
@@ -335,14 +326,16 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         try:
             app = self.client.create(submission.manifest)
         except BaseException as error:
+            if _is_left_for_retry(context, submission.name, error):
+                raise
             # The request may have been fulfilled although its answer is not known.
             unknown = not isinstance(error, errors.SparkOperatorError) or isinstance(
                 error, errors.ApiServerUnreachableError
             )
-            if not unknown or self._cancel(log, submission.name, error):
-                self._clear(log, submission.folder)
+            if not unknown or self._cancel(context.log, submission.name, error):
+                self._clear(context.log, submission.folder)
             raise
-        log.info("Submitted SparkApplication %s/%s.", app.namespace, app.name)
+        context.log.info("Submitted SparkApplication %s/%s.", app.namespace, app.name)
         return app
 
     def _follow(
@@ -430,15 +423,19 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         }
 
     @contextmanager
-    def _cancelled_on_error(self, log: logging.Logger, app: Application) -> "Generator[_Latest]":
-        """Delete the application if the block ends before it has."""
+    def _cancelled_on_error(
+        self, context: OpExecutionContext, app: Application
+    ) -> "Generator[_Latest]":
+        """Delete the application if the block ends before it has, unless a retry will want it."""
         latest = _Latest(app)
         try:
             yield latest
         except BaseException as error:
             # Whoever takes over an application that could not be deleted needs its messages.
-            if latest.app.state.is_final or self._cancel(log, app.name, error):
-                self._clear(log, self.bucket.folder(app.namespace, app.name))
+            if not _is_left_for_retry(context, app.name, error) and (
+                latest.app.state.is_final or self._cancel(context.log, app.name, error)
+            ):
+                self._clear(context.log, self.bucket.folder(app.namespace, app.name))
             raise
 
     def _cancel(self, log: logging.Logger, name: str, error: BaseException) -> bool:
@@ -500,15 +497,14 @@ def _raise(failure: Exception | None) -> None:
         raise failure
 
 
-def _without(run_id: str, value: Any) -> Any:
-    """Return extras without the run's id: it is all that a retry changes."""
-    if isinstance(value, str):
-        return value.replace(run_id, "")
-    if isinstance(value, Mapping):
-        return {key: _without(run_id, each) for key, each in value.items()}
-    return [_without(run_id, each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _selection(context: OpExecutionContext) -> list[Any]:
-    keys = sorted(map(str, context.selected_asset_keys)) if context.has_assets_def else []
-    return [keys, str(context.partition_key_range) if context.has_partition_key else None]
+def _is_left_for_retry(context: OpExecutionContext, name: str, error: BaseException) -> bool:
+    """Return whether the process is ended from outside, and Dagster will run the step again."""
+    interrupts = (DagsterExecutionInterruptedError, KeyboardInterrupt)
+    # A generator that is closed while an interrupt goes up is told of its closing only.
+    cause = error.__context__ if isinstance(error, GeneratorExit) else error
+    if not isinstance(cause, interrupts):
+        return False
+    if not is_retried_when_interrupted(context.instance, context.run_id):
+        return False
+    context.log.warning("%s goes on: this run was not canceled, and its retry takes over.", name)
+    return True
