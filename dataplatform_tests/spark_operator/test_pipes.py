@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import pytest
 from dagster import (
+    AssetCheckSpec,
     AssetExecutionContext,
+    AssetSpec,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
@@ -17,6 +19,7 @@ from dagster import (
     MaterializeResult,
     asset,
     materialize,
+    multi_asset,
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster_pipes import PipesContext
@@ -162,6 +165,25 @@ def test_messages_come_in_order_and_results_become_dagsters(
     )
     assert s3.objects == {}, "context and messages are left behind"
     assert len(server.names()) == 1, "it stays until its time to live is over"
+
+
+@pytest.mark.parametrize("may_omit", [True, False])
+def test_a_step_may_leave_out_a_check_only_where_it_says_so(
+    runner: Runner, stand_in: StandIn, may_omit: bool
+) -> None:
+    @multi_asset(
+        specs=[AssetSpec("prices")],
+        check_specs=[AssetCheckSpec("fresh", asset="prices")],
+        can_subset=True,
+    )
+    def prices(context: AssetExecutionContext) -> Iterator[MaterializeResult]:
+        client = runner.pipes_client()
+        with client.stream(context=context, application=APPLICATION, may_omit=may_omit) as messages:
+            yield from (MaterializeResult(asset_key=key) for key in messages)
+
+    stand_in.driver = reports("prices")
+    result = materialize([prices], instance=runner.instance, raise_on_error=False)
+    assert result.success is may_omit
 
 
 def test_a_message_is_given_while_the_application_runs(runner: Runner, stand_in: StandIn) -> None:
