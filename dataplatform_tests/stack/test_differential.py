@@ -20,7 +20,7 @@ from dataplatform.views import all_views
 from dataplatform_tests.coingecko_market import Market
 from dataplatform_tests.coingecko_server import CoinGeckoServer
 from dataplatform_tests.dagster_home import DagsterHome
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 

@@ -33,7 +33,7 @@ from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotation
 from dataplatform.views import all_views
 from dataplatform_tests.dagster_home import DagsterHome
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 from dataplatform_tests.stack.proxy import Moment, Proxy, Strike
 from dataplatform_tests.stack.test_runner import PUBLIC, SECRETS, until
 from dataplatform_tests.stack.worker import Outcome, Worker, worker
