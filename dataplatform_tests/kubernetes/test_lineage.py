@@ -23,7 +23,13 @@ from dataplatform_tests.kubernetes.node import Node
 from dataplatform_tests.stack.fixtures import RunningStack
 from dataplatform_tests.stack.test_differential import assert_same_tables, copied, rows_of
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.stack, pytest.mark.timeout(2400)]
+pytestmark = [
+    pytest.mark.kubernetes,
+    pytest.mark.stack,
+    pytest.mark.timeout(2400),
+    # Of the daemon's own code.
+    pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated"),
+]
 
 DAY: Final = "2025-01-05"
 LIVE: Final = {ORIGIN_TAG: "live"}
