@@ -34,6 +34,8 @@ from dataplatform.assets.maintenance import JOB as MAINTENANCE_JOB
 from dataplatform.assets.raw import raw_key
 from dataplatform.assets.tables import table_key
 from dataplatform.lake.manifest import Arrival, Cursor, Origin, advance
+from dataplatform.lake.place import LakePlace
+from dataplatform.lake.store.errors import ObjectStoreError
 from dataplatform.lake.store.object_store import StoredObject
 from dataplatform.profiles import ORIGIN_TAG
 from dataplatform.raw.inbox import INBOX, inbox, waiting
@@ -180,12 +182,32 @@ def inbox_tick(lake: LakeResource, instance: DagsterInstance, now: datetime) -> 
     """
     dropped = waiting(lake.store, now)
     if not dropped:
-        return SensorResult(skip_reason=SkipReason("The inbox is empty."))
+        return SensorResult(skip_reason=SkipReason(_empty_inbox(lake.place, now)))
     busy = building(instance, {raw_key(inbox)})
     if busy:
         return SensorResult(skip_reason=SkipReason(f"Run {busy.run_id} is landing the inbox."))
     request = RunRequest(run_key=_run_key(lake, dropped, now), tags=_tags(lake, "arrival"))
     return SensorResult(run_requests=[request])
+
+
+def _empty_inbox(place: LakePlace, now: datetime) -> str:
+    """Return which inbox is empty, and how many files are in that of the lake that is not in use."""
+    other = place.beside()
+    said = f"{_inbox_of(place)} is empty."
+    try:
+        elsewhere = len(waiting(other.store, now))
+    except ObjectStoreError:  # A store of the user's own may have the buckets of one lake only.
+        return said
+    if not elsewhere:
+        return said
+    return (
+        f"{said} Files in {_inbox_of(other)}: {elsewhere}; that lake ({other.origin}) is not in use."
+        f" Remedy: dp run --origin {other.origin}, or put them into the first."
+    )
+
+
+def _inbox_of(place: LakePlace) -> str:
+    return f"{place.whereabouts['raw files']}/{INBOX}/"
 
 
 def _tags(lake: LakeResource, reason: str) -> dict[str, str]:

@@ -44,8 +44,9 @@ POSTGRES_VERSION: Final = "18"
 POSTGRES_WHEEL_VERSION: Final = "0.6.0"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
 VERSITYGW_VERSION: Final = "v1.8.0"
-"""Another S3 server, for the tests only, as is MinIO's command."""
+"""Another S3 server, for the tests only."""
 MC_VERSION: Final = "v0.0.0-20250313080218-cf909e1063a9"
+"""MinIO's client, which no server needs: for the tests, and for `dp stack install --mc`."""
 GO_VERSION: Final = "1.27.3"
 JAVA_COMPILER: Final[dict[str, str]] = {
     "org.eclipse.jdt:ecj:3.40.0": "05cc22a24e7982970f63a405fc6c820bc80b806f27f3c5a6236fc475f8f7152b",

@@ -21,7 +21,7 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from dataplatform.stack import install
 from dataplatform.stack.launch import UNPRIVILEGED, unprivileged
-from dataplatform.versions import MC_VERSION, VERSITYGW_VERSION
+from dataplatform.versions import VERSITYGW_VERSION
 
 
 def _quiet(_what: str) -> None:
@@ -41,7 +41,7 @@ def versitygw_program() -> str:
 
 @cache
 def mc_program() -> str:
-    return str(install.install_go_program("github.com/minio/mc", MC_VERSION, _quiet) / "mc")
+    return str(install.install_mc(_quiet) / "mc")
 
 
 @cache

@@ -298,7 +298,7 @@ def test_a_dropped_file_is_asked_for_once_and_a_changed_one_again(
 ) -> None:
     # Far from now, as files bear today's time; a period begins at that hour.
     soon = datetime(2099, 1, 1, tzinfo=UTC)
-    assert reason(inbox_tick(lake, instance, soon)) == "The inbox is empty."
+    assert reason(inbox_tick(lake, instance, soon)).endswith("live/datalake/inbox/ is empty.")
     lake.store.put("inbox/prices.csv", b"a")
     first = request(inbox_tick(lake, instance, soon)).run_key
     assert request(inbox_tick(lake, instance, soon)).run_key == first
@@ -308,6 +308,17 @@ def test_a_dropped_file_is_asked_for_once_and_a_changed_one_again(
     assert later.tags[ORIGIN_TAG] == "live"
     lake.store.put("inbox/prices.csv", b"ab")
     assert request(inbox_tick(lake, instance, soon)).run_key != first
+
+
+def test_a_file_in_the_inbox_of_the_other_lake_is_not_passed_over_in_silence(
+    lake: LakeResource, instance: DagsterInstance
+) -> None:
+    soon = datetime(2099, 1, 1, tzinfo=UTC)
+    lake.place.beside().store.put("inbox/prices.csv", b"a")
+    said = reason(inbox_tick(lake, instance, soon))
+    assert "live/datalake/inbox/ is empty. Files in " in said
+    assert "recorded/datalake/inbox/: 1; that lake (recorded) is not in use." in said
+    assert "Remedy: dp run --origin recorded" in said
 
 
 def test_affected_goes_down_to_the_views() -> None:

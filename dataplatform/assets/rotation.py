@@ -69,7 +69,7 @@ def rotate_secrets(
         except SecretError as error:
             failed.append(error)
     for each in done:
-        context.log.info("%s: %s, version %d", each.path, each.outcome, each.version)
+        context.log.info("%s: %s", each.path, _said(each, config.min_age_days))
     if failed:
         said = "\n".join(map(str, failed))
         raise Failure(f"not rotated:\n{said}", _metadata(done, left_out), allow_retries=False)
@@ -112,6 +112,17 @@ def _chosen(wanted: Sequence[str], known: Sequence[str]) -> Sequence[str]:
             f"no such secret here: {', '.join(sorted(unknown))}; there are {', '.join(known)}"
         )
     return wanted or known
+
+
+def _said(each: "Rotated", min_age_days: float) -> str:
+    """Return what became of a secret, in words."""
+    now = f"version {each.version}" if each.version else "none is current"
+    why = {
+        "rotated": "",
+        "young": f"; less than {min_age_days:g} days old (min_age_days)",
+        "waiting": f"; no new one is staged at rotation/{each.path}",
+    }
+    return f"{each.outcome}, {now}{why[each.outcome]}"
 
 
 def _metadata(done: "Sequence[Rotated]", left_out: Sequence[str]) -> Mapping[str, Any]:

@@ -28,6 +28,11 @@ _POINTERS: Final = """
 SELECT catalog_name, table_namespace, table_name, coalesce(iceberg_type, 'TABLE'), metadata_location
 FROM iceberg_tables ORDER BY 1, 2, 3
 """
+# By what Dagster wrote down itself: the column's time is that of whatever zone a session is in.
+_SINCE_HEARTBEAT: Final = """
+SELECT (extract(epoch FROM now()) - max((body::json ->> 'timestamp')::float8))::float8
+FROM daemon_heartbeats
+"""
 # Each is waited for, up to ten seconds: a database with sessions can't be renamed.
 _END_SESSIONS: Final = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
@@ -167,6 +172,16 @@ class Databases:
                 if (runs := _one(cursor)) != "0":
                     return f"Dagster has {runs} runs"
         return None
+
+    def daemon_seen(self) -> float | None:
+        """Return how many seconds ago Dagster's daemon gave its last sign of life; None where never."""
+        with administered(self.server, "dagster") as cursor:
+            cursor.execute("SELECT to_regclass('daemon_heartbeats') IS NOT NULL")
+            if _one(cursor) != "True":
+                return None
+            cursor.execute(_SINCE_HEARTBEAT)
+            [seconds] = cursor.fetchone() or (None,)
+            return seconds
 
     @contextmanager
     def _client(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from dataplatform.lake.store.object_store import ObjectStore, S3Access, open_bucket, open_folder
 
 _SCHEME: Final = "s3://"
+WHERE: Final = "Remedy: name the folder, or s3://bucket/prefix, that dp backup wrote."
 _VARIABLES: Final = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -107,20 +108,24 @@ class BackupFolder:
         )
 
 
-def open_backup(address: str, environment: Mapping[str, str]) -> BackupFolder:
-    """Return the place of a backup; nothing is read yet, a folder is made.
+def open_backup(address: str, environment: Mapping[str, str], *, new: bool = False) -> BackupFolder:
+    """Return the place of a backup; nothing in it is read yet.
 
     Args:
         address: a folder, or `s3://bucket/prefix`.
         environment: has the store's address and key in AWS's own variables: when everything has to
             be restored, there is no Vault to ask.
+        new: it is to be written; a folder is made.
 
     Raises:
-        BackupError: a variable is not set, or the address names no bucket.
+        BackupError: a variable is not set, the address names no bucket, or a folder that is not there.
     """
     if not address.startswith(_SCHEME):
         path = Path(address).expanduser().resolve()
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if new:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        elif not path.is_dir():
+            raise BackupError(f"There is no folder {path}. {WHERE}")
         return BackupFolder(open_folder(path), "", str(path))
     bucket, _, prefix = address.removeprefix(_SCHEME).partition("/")
     missing = [name for name in _VARIABLES if not environment.get(name)]

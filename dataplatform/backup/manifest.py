@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dataplatform.backup.folder import BackupError, BackupFolder, StoredFile
+from dataplatform.backup.folder import WHERE, BackupError, BackupFolder, StoredFile
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
@@ -110,6 +110,8 @@ def read_manifest(folder: BackupFolder) -> Manifest:
     try:
         return Manifest.model_validate_json(b"".join(folder.read(MANIFEST)))
     except FileNotFoundError:
+        if folder.is_empty:
+            raise BackupError(f"There is no backup in {folder}. {WHERE}") from None
         raise BackupError(
             f"{folder} is not a whole backup: it has no {MANIFEST}, which is written last."
             " Remedy: take another backup; what is here was left by one that did not end."

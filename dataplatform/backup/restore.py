@@ -31,6 +31,8 @@ _ADMINISTRATORS: Final = ("minio/root", "minio/kms", "postgres/superuser")
 """By these the servers that run now were started, whatever the backup says."""
 _BUSY_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 60.0
+_HEARTBEAT_SECONDS: Final = 90.0
+"""A daemon gives a sign of life each 30 s."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def restore(
     *,
     force: bool,
     token: Path | None = None,
+    despite_daemon: bool = False,
 ) -> Restored:
     """Bring a backup back into a stack that is up.
 
@@ -85,6 +88,7 @@ def restore(
         force: replace what is there.
         token: the file of the administrator's token of the Vault that was backed up; None, this
             stack's, as it is the same Vault.
+        despite_daemon: go on where Dagster's daemon seems to run.
 
     Raises:
         BackupError: the backup is damaged or does not fit, or the stack is in use; nothing is
@@ -94,6 +98,8 @@ def restore(
     _refuse_other(manifest, servers, token)
     if not force:
         _refuse_used(servers)
+    if not despite_daemon:
+        _refuse_daemon(servers)
     with _alone(servers, manifest.databases):
         for database, dump in manifest.databases.items():
             progress.step(f"database {database}")
@@ -141,6 +147,18 @@ def _refuse_used(servers: Servers) -> None:
         raise BackupError(
             f"This stack is in use: {used}."
             " Remedy: restore into a new one, or replace all of it by --force."
+        )
+
+
+def _refuse_daemon(servers: Servers) -> None:
+    """Refuse where a daemon may start a run, which would write beside the restoration."""
+    # In a database that an earlier restoration left closed, none runs.
+    seen = servers.databases.daemon_seen() if servers.databases.accepts("dagster") else None
+    if seen is not None and seen < _HEARTBEAT_SECONDS:
+        raise BackupError(
+            f"Dagster's daemon gave a sign of life {max(seen, 0):.0f} s ago, so dp ui or another daemon"
+            f" runs. Remedy: end it, and try again {_HEARTBEAT_SECONDS:.0f} s after that sign; or"
+            " --despite-daemon, where you know that none runs."
         )
 
 
@@ -238,7 +256,9 @@ def _install(servers: Servers) -> None:
         (MinioUser(name, store, lambda: root, servers.plan.region) for name in MINIO_USERS),
     )
     for consumer in consumers:
-        consumer.install(servers.vault.read(consumer.path).values)
+        # Vault may be from before a consumer was there: `dp stack up` makes its secret.
+        if servers.vault.last_version(consumer.path):
+            consumer.install(servers.vault.read(consumer.path).values)
 
 
 def _connect_database(servers: Servers) -> None:

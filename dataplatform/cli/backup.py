@@ -70,7 +70,7 @@ def backup(
     home = _stack_settings().home
     os.umask(0o077)  # What is written is for nobody else.
     with open_servers(home) as servers, _steps() as steps:
-        folder = open_backup(target, os.environ)
+        folder = open_backup(target, os.environ, new=True)
         manifest, missing = back_up(servers, folder, steps, with_data=with_data)
         layout = servers.layout
     objects, size = sum(b.objects for b in manifest.buckets), sum(b.size for b in manifest.buckets)
@@ -100,6 +100,9 @@ def restore(
     check: Annotated[
         bool, typer.Option("--check", help="Only read the backup to its end.")
     ] = False,
+    despite_daemon: Annotated[
+        bool, typer.Option("--despite-daemon", help="Also where Dagster's daemon seems to run.")
+    ] = False,
 ) -> None:
     """Bring a backup back into a stack that is up; end `dp ui` and all runs first.
 
@@ -119,7 +122,14 @@ def restore(
         return
     settings = _stack_settings()
     with open_servers(settings.home) as servers, _steps() as steps:
-        done = bring_back(servers, folder, steps, force=force, token=vault_token_file)
+        done = bring_back(
+            servers,
+            folder,
+            steps,
+            force=force,
+            token=vault_token_file,
+            despite_daemon=despite_daemon,
+        )
         if done.manifest.vault:
             _restart(settings.home, steps)
     text = f"Restored the backup of {done.manifest.created_at:%F %T}Z."
@@ -186,6 +196,11 @@ class _Steps:
             total = self._bars.tasks[-1].total or 1
             self._bars.update(self._task, total=total, completed=total)
 
+    def discard(self) -> None:
+        """Remove the last bar: of a step that failed, the error says what there is to say."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+
 
 @contextmanager
 def _steps() -> "Generator[_Steps]":
@@ -194,5 +209,9 @@ def _steps() -> "Generator[_Steps]":
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console.err()) as bars:
         steps = _Steps(bars)
-        yield steps
+        try:
+            yield steps
+        except BaseException:
+            steps.discard()
+            raise
         steps.end()

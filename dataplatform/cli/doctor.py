@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from dataplatform.cli import console
 from dataplatform.cli.console import add_row, counted, grid, size_text, user_errors
 from dataplatform.cli.home import dagster_home, load_settings
+from dataplatform.cli.progress import diverted
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -35,6 +36,11 @@ class Finding:
     detail: str
     remedy: str = ""
 
+    def __str__(self) -> str:
+        """Return it as one line."""
+        remedy = f" Remedy: {self.remedy}" if self.remedy else ""
+        return f"{self.what:<8} {self.state:<4}  {self.detail}{remedy}"
+
 
 Check = Callable[["Settings"], Finding]
 
@@ -43,12 +49,18 @@ Check = Callable[["Settings"], Finding]
 def doctor() -> None:
     """Check all that a run needs, from Python to disk, and the servers; exit 1 on a fault."""
     settings = load_settings()
-    findings = [_examined(check, settings) for check in checks_of(settings.profile)]
-    table = grid(["what", "state", "found", "remedy"], named=True)
-    for finding in findings:
-        add_row(table, [finding.what, finding.state, finding.detail, finding.remedy])
+    # What Spark says as it starts is no finding.
+    with diverted(Path(os.devnull)):
+        findings = [_examined(check, settings) for check in checks_of(settings.profile)]
     screen = console.out()
-    screen.print(table)
+    if screen.is_terminal:
+        table = grid(["what", "state", "found", "remedy"], named=True)
+        for finding in findings:
+            add_row(table, [finding.what, finding.state, finding.detail, finding.remedy])
+        screen.print(table)
+    else:
+        for finding in findings:
+            screen.print(str(finding), markup=False, highlight=False, soft_wrap=True)
     worst = worst_of(findings)
     screen.print(_VERDICT[worst], style=_COLOUR[worst])
     if worst == "fail":
@@ -227,13 +239,16 @@ def duckdb(_settings: "Settings") -> Finding:
 
 def api(settings: "Settings") -> Finding:
     """The API answers, and takes the key."""
+    from dataplatform.profiles import lake_place
     from dataplatform.resources.coingecko import CoinGeckoResource
 
     client = CoinGeckoResource.from_settings(settings)
     answer = client.ping()
     what = f"CoinGecko API ({client.tier_in_force})"
     if not answer.reachable:
-        found = from_message(what, answer.detail, "warn" if settings.profile == "local" else "fail")
+        # Recordings need no API.
+        needed = settings.profile != "local" and lake_place(settings).origin == "live"
+        found = from_message(what, answer.detail, "fail" if needed else "warn")
         remedy = "check the network; until then: dp run --origin recorded"
         return Finding(what, found.state, f"not reachable: {found.detail}", remedy)
     if " → " in answer.detail:  # It answered, and refused.

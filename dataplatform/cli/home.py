@@ -1,7 +1,10 @@
 """Settings and Dagster's home, for the commands that run or read Dagster."""
 
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -15,24 +18,53 @@ _MARK: Final = "# Written by dp, which writes it anew; without this line it leav
 _PACKAGE: Final = Path(__file__).parents[1]
 _ROOT: Final = _PACKAGE.parent
 _KEPT_LOGS: Final = 20
+_PREFIX: Final = "DATAPLATFORM_"
+_CREDENTIAL_OF_VAULT: Final = f"{_PREFIX}VAULT_CREDENTIAL"
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment and `.env`.
+    """Read the settings from the environment and `.env`; a name that is none is warned of once.
 
     Raises:
         UserError: a value is not one that the setting takes.
     """
+    from dotenv import dotenv_values
     from pydantic import ValidationError
 
+    _warn_of(unknown_settings([*os.environ, *dotenv_values(".env")]))
     try:
         return Settings()
     except ValidationError as error:
         problems = "; ".join(
-            f"DATAPLATFORM_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+            f"{_PREFIX}{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
             for problem in error.errors(include_input=False)
         )
         raise UserError(f"{problems}. Remedy: see the settings in docs/operations.md.") from None
+
+
+def unknown_settings(variables: Iterable[str]) -> tuple[str, ...]:
+    """Return the variables with the platform's prefix that it does not read, sorted."""
+    named = (name for name in variables if name.upper().startswith(_PREFIX))
+    return tuple(sorted({name for name in named if name.upper() not in _known()}))
+
+
+@cache
+def _known() -> frozenset[str]:
+    """Return the variables of the settings, and those of the secrets on `local`."""
+    from dataplatform.lake.secrets import SECRETS, forms_of, variable_of
+
+    settings = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    secrets = {variable_of(path, name) for path in SECRETS for f in forms_of(path) for name in f}
+    return frozenset({*settings, *secrets, _CREDENTIAL_OF_VAULT})
+
+
+@cache
+def _warn_of(unknown: tuple[str, ...]) -> None:
+    """Say once a process that a variable means nothing, and which one may be meant."""
+    for name in unknown:
+        near = get_close_matches(name.upper(), _known(), n=1, cutoff=0.8)
+        meant = f"Did you mean {near[0]}?" if near else "docs/operations.md lists the settings."
+        err().print(f"{name} is no setting and is ignored. {meant}", style="yellow", markup=False)
 
 
 def dagster_home(settings: Settings) -> Path:

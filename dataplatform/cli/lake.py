@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dataplatform.cli.console import UserError
+from dataplatform.cli.home import load_settings
 
 if TYPE_CHECKING:
     from dataplatform.lake.place import LakePlace
@@ -14,11 +15,11 @@ def open_lake() -> "LakePlace":
     """Return the lake.
 
     Raises:
-        UserError: nothing has been built yet.
+        UserError: a setting is wrong, or nothing has been built yet.
     """
-    from dataplatform.profiles import Settings, lake_place
+    from dataplatform.profiles import lake_place
 
-    lake = lake_place(Settings())
+    lake = lake_place(load_settings())
     if not lake.is_built:
         where = lake.whereabouts["lake"]
         raise UserError(f"There is no lake in {where} yet. Remedy: run `dp run` first.")
@@ -38,7 +39,6 @@ def open_engine() -> "QueryEngine":
 
 def views_here() -> "dict[str, ViewSpec]":
     """Return the views that the profile in force declares."""
-    from dataplatform.profiles import Settings
     from dataplatform.views import declared_views
 
-    return declared_views(Settings().profile)
+    return declared_views(load_settings().profile)

@@ -35,13 +35,16 @@ def prune_runs(
 
     found = _AGE.fullmatch(older_than)
     if not found:
-        raise UserError(f"{older_than!r} is no age. Remedy: days such as 90d.")
+        raise UserError(f"{older_than!r} is no age. Remedy: days such as 90d, at least 1d.")
     prepare_dagster_home(load_settings())
     before = datetime.now(UTC) - timedelta(days=int(found[1]))
     with DagsterInstance.get() as instance:
         kept, gone = prune(instance, before, dry_run=dry_run)
-    said = "would go" if dry_run else "are gone"
     screen = console.err()
+    if not kept and not gone:
+        screen.print(f"No run that has ended is older than {counted(int(found[1]), 'day')}.")
+        return
+    said = "would go" if dry_run else "are gone"
     screen.print(f"{counted(gone, 'run')} {said}, {kept:,} hold what is current and stay.")
 
 

@@ -16,6 +16,7 @@ from dataplatform.cli.console import ATTRIBUTION, UserError, add_row, counted, g
 from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
 from dataplatform.cli.origin import Wanted, choose_origin
 from dataplatform.lake.place import shown
+from dataplatform.resources.servers import require_servers
 
 if TYPE_CHECKING:
     from dagster import AssetKey, JobDefinition
@@ -76,6 +77,7 @@ def run(
     if pages is not None:
         os.environ["DATAPLATFORM_MARKETS_PAGES"] = str(pages)
     settings = load_settings()
+    require_servers(settings)
     # Before anything is asked: what is mistyped should not cost a request.
     plan = _plan(select, _days(partition))
     lake = _choose_lake(settings, origin, asks_api=bool(_endpoints_of(plan)))
@@ -269,7 +271,10 @@ def _execute(settings: "Settings", lake: "LakePlace", plan: Plan, verbose: bool)
     if not succeeded:
         _show_failure(view.facts, None if verbose else log)
         return 1
+    if verbose or not (console.err().is_terminal and console.out().is_terminal):
+        _show_built(view.facts)
     _show_summary(view.facts, lake, view.total)
+    _show_next(settings)
     return 0
 
 
@@ -354,16 +359,20 @@ def _show_failure(facts: "RunFacts", log: Path | None) -> None:
     )
 
 
-def _show_summary(facts: "RunFacts", lake: "LakePlace", total: int) -> None:
-    from dataplatform.cli.events import UNCHANGED
-
+def _show_built(facts: "RunFacts") -> None:
+    """Show a table of what each line said already: for a reader that had no lines, or among logs."""
     table = grid(["asset", "rows", "change", "seconds"], [False, True, False, True], named=True)
     for built in facts.built:
         rows = "" if built.rows is None else f"{built.rows:,}"
         add_row(table, [f"{built.group}.{built.name}", rows, built.change, f"{built.seconds:.1f}"])
+    console.out().print(table)
+
+
+def _show_summary(facts: "RunFacts", lake: "LakePlace", total: int) -> None:
+    from dataplatform.cli.events import UNCHANGED
+
     unchanged = sum(built.change == UNCHANGED for built in facts.built)
     screen = console.out()
-    screen.print(table)
     screen.print(
         f"{len(facts.built)} of {total} assets built, {unchanged} of them unchanged."
         f" Data: {lake.origin}. {ATTRIBUTION}.",
@@ -373,11 +382,17 @@ def _show_summary(facts: "RunFacts", lake: "LakePlace", total: int) -> None:
     screen.print(f"Raw files {places['raw files']} · tables {places['tables']}")
     for warning in facts.warnings:
         screen.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-    screen.print(_NEXT, markup=False, highlight=False)
 
 
-_NEXT: Final = """
-Next:
+def _show_next(settings: "Settings") -> None:
+    # It may have been set for this command alone.
+    here = (
+        "" if settings.profile == "local" else f"  export DATAPLATFORM_PROFILE={settings.profile}\n"
+    )
+    console.out().print(f"\nNext:\n{here}{_NEXT}", markup=False, highlight=False)
+
+
+_NEXT: Final = """\
   dp query "select * from analytics.latest_prices limit 5"
   dp tables        what there is
   dp status        how fresh everything is

@@ -3,9 +3,12 @@
 import functools
 import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, ParamSpec, TypeVar
 
 import typer
@@ -13,6 +16,7 @@ import typer
 from dataplatform.cli import console
 from dataplatform.cli.console import UserError, add_row, grid, size_text, user_errors
 from dataplatform.cli.home import load_settings, write_dagster_config
+from dataplatform.lake.place import shown
 
 if TYPE_CHECKING:
     from dataplatform.stack.runner import ServerStatus, Stack
@@ -67,20 +71,22 @@ def up(
     _show(stack.status())
     screen = console.err()
     screen.print(f"The stack is up ({time.monotonic() - started:.0f} s).", style="green")
-    screen.print(
-        "Next: export DATAPLATFORM_PROFILE=stack; dp run; dp query; dp ui"
-        f"\nDagster's own commands: export DAGSTER_HOME={shlex.quote(str(home))}"
-        "\nLater: dp stack status, dp stack logs NAME, dp stack down",
-        style="dim",
-    )
+    screen.print(_next_steps(_called_as(), home), style="dim", markup=False)
 
 
 @app.command("install")
 @_stack_errors
-def install() -> None:
+def install(
+    mc: Annotated[bool, typer.Option("--mc", help="MinIO's client mc as well.")] = False,
+) -> None:
     """Install the servers and start none; `up` does it too. The first time takes minutes."""
     started = time.monotonic()
-    _stack().install(_progress(started))
+    tell = _progress(started)
+    _stack().install(tell)
+    if mc:
+        from dataplatform.stack.install import install_mc
+
+        install_mc(functools.partial(tell, "mc"))
     console.err().print(f"Installed ({time.monotonic() - started:.0f} s).", style="green")
 
 
@@ -123,6 +129,25 @@ def logs(
         raise typer.Exit(0) from None
 
 
+@app.command("env")
+@_stack_errors
+def env(
+    inbox: Annotated[
+        bool, typer.Option("--inbox", help="The keys that may put files into the inbox: a secret.")
+    ] = False,
+) -> None:
+    """Print what lets a shell use the servers' own clients, bao and psql; mc and S3 with --inbox.
+
+    Example: eval "$(dp stack env)"
+    """
+    from dataplatform.stack import environment
+    from dataplatform.stack.layout import Plan
+
+    layout = _stack().layout
+    printed = environment.inbox if inbox else environment.administration
+    typer.echo("\n".join(printed(layout, Plan.read(layout))))
+
+
 @app.command("restart")
 @_stack_errors
 def restart(
@@ -151,6 +176,32 @@ def down(
     console.err().print("The stack is down." + (" Its data are removed." if purge else ""))
 
 
+def _next_steps(dp: str, home: Path) -> str:
+    """Return what can be pasted now."""
+    return "\n".join(
+        [
+            "Next:",
+            "  export DATAPLATFORM_PROFILE=stack",
+            f"  {dp} run   # where the API can't be reached: {dp} run --origin recorded",
+            f'  {dp} query "select * from analytics.latest_prices limit 5"',  # noqa: S608  is shown
+            f"  {dp} ui",
+            f"Dagster's own commands: export DAGSTER_HOME={shlex.quote(str(home))}",
+            f"Later: {dp} stack status, {dp} stack logs NAME, {dp} stack down",
+        ]
+    )
+
+
+def _called_as() -> str:
+    """Return how this shell calls us: by name where that finds us, else by the path as it was typed."""
+    called = sys.argv[0]
+    name = Path(called).name
+    found = shutil.which(name)
+    if found and Path(found).resolve() == Path(called).resolve():
+        return name
+    # `python -m` gives the path of the module.
+    return "dp" if name.endswith(".py") else shlex.quote(shown(Path(called).absolute()))
+
+
 def _warn_root() -> None:
     if os.geteuid() == 0:
         console.err().print(
@@ -176,7 +227,7 @@ def _progress(started: float) -> Callable[[str, str], None]:
     return _tell
 
 
-_COLOUR: Final = {"running": "green", "given": "green", "starting": "yellow", "dead": "red"}
+_COLOUR: Final = {"given": "green", "starting": "yellow", "stopped": "dim", "dead": "red"}
 
 
 def _show(found: "list[ServerStatus]") -> None:
@@ -188,7 +239,7 @@ def _show(found: "list[ServerStatus]") -> None:
         since = f"{one.since:%Y-%m-%d %H:%M:%S}Z" if one.since else ""
         running = [one.pid, memory, _uptime(one.since), since]
         add_row(table, [one.name, one.state, one.version, one.address, *running])
-        table.rows[-1].style = _COLOUR[one.state] if one.state != "running" else None
+        table.rows[-1].style = _COLOUR.get(one.state)
     screen = console.out()
     screen.print(table)
     total = sum(one.memory for one in found)

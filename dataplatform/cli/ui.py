@@ -5,13 +5,19 @@ import signal
 import subprocess
 import sys
 from types import FrameType
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from dataplatform.cli import console
 from dataplatform.cli.console import UserError, user_errors
 from dataplatform.cli.home import load_settings, prepare_dagster_home
+from dataplatform.resources.servers import require_servers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dataplatform.profiles import Settings
 
 HOST: Final = "127.0.0.1"
 GRACE_SECONDS: Final = 60.0
@@ -29,23 +35,46 @@ def ui(
 
     It works on the lake that `dp run` used last. Ctrl-C ends it and all that it started.
     """
-    _refuse_taken(port)
     settings = load_settings()
+    require_servers(settings)
+    _refuse_taken(port)
     home = prepare_dagster_home(settings)
+    if settings.profile != "local":
+        _reach_storage(settings)
     screen = console.err()
     screen.print(f"Dagster's UI: http://{HOST}:{port} (in about 20 s; Ctrl-C ends it)")
-    # Dagster warns of a dagster.yaml in this folder, not knowing that its own is a link to it.
-    screen.print(f"Runs are kept in {home}, configured by dagster.yaml", style="dim", markup=False)
+    screen.print(runs_place(settings, home), style="dim", markup=False)
     level = "debug" if verbose else "warning"
     raise typer.Exit(_serve(dagster_command(port, level)))
+
+
+def runs_place(settings: "Settings", home: "Path") -> str:
+    """Say where runs are kept, and what configures that."""
+    where = home if settings.profile == "local" else f"PostgreSQL ({settings.postgres_url})"
+    return f"Runs are kept in {where}, configured by {home / 'dagster.yaml'}"
+
+
+def _reach_storage(settings: "Settings") -> None:
+    """Log in to Dagster's database once: where it can't be, Dagster would show a traceback."""
+    import psycopg2
+
+    from dataplatform.resources.servers import find_servers
+
+    try:
+        psycopg2.connect(find_servers(settings).lock_dsn()).close()
+    except psycopg2.OperationalError as error:
+        look = "dp stack status, dp stack logs postgres; " if settings.profile == "stack" else ""
+        # Its own text may repeat the connection string.
+        raise UserError(
+            f"PostgreSQL at {settings.postgres_url} does not answer, or refuses the login that Vault"
+            f" has at postgres/dagster. Remedy: {look}check DATAPLATFORM_POSTGRES_URL."
+        ) from error
 
 
 def dagster_command(port: int, level: str) -> list[str]:
     """Return the command that serves the UI of this code location."""
     return [
-        # Dagster's successor of `dev` wants a project of its own layout, and warns at each start.
-        *(sys.executable, "-W", "ignore:Function `dev_command` is superseded"),
-        *("-m", "dagster", "dev"),
+        *(sys.executable, "-m", "dataplatform.cli.dagster_dev", "dev"),
         *("--module-name", "dataplatform.definitions"),
         *("--host", HOST, "--port", str(port)),
         *("--log-level", level, "--code-server-log-level", level),

@@ -26,6 +26,27 @@ class EngineFailedError(QueryError):
     """The engine could not do its work: disk, memory, a file that is gone. It may next time."""
 
 
+class FileMissingError(EngineFailedError):
+    """A table points to a file that is not in the store."""
+
+    def __init__(self, file: str) -> None:
+        """Name the file."""
+        super().__init__(
+            f"A table points to {file}, which is not in the store. Remedy: see that the store is the"
+            " one that the tables were written to (DATAPLATFORM_S3_ENDPOINT), or bring the file back"
+            " (docs/backup.md)."
+        )
+
+
+_NO_LOCATION: Final = re.compile(r"Location does not exist: (\S+)")
+
+
+def missing_file(message: str) -> str | None:
+    """Return the file that the REST catalog does not find, as it says; None for any other error."""
+    found = _NO_LOCATION.search(message)
+    return found[1] if found else None
+
+
 def parse_query(sql: str) -> exp.Query:
     """Parse one reading statement of Trino SQL.
 

@@ -80,6 +80,14 @@ class LakePlace(ABC):
         """Return the settings with which a Spark session sees this lake."""
         return self.catalog_server.spark_conf()
 
+    @abstractmethod
+    def beside(self) -> "LakePlace":
+        """Return the lake of the other origin, in the same place."""
+
+    @property
+    def _other(self) -> Origin:
+        return "recorded" if self.origin == "live" else "live"
+
     @property
     @abstractmethod
     def store(self) -> ObjectStore:
@@ -140,6 +148,10 @@ class LocalLake(LakePlace):
         """Describe the lakes below `home`; nothing is read or made yet."""
         super().__init__(home, origin)
         self.home = home
+
+    def beside(self) -> "LocalLake":
+        """Return the lake in the other folder."""
+        return LocalLake(self.home, self._other)
 
     @property
     def root(self) -> Path:
@@ -235,6 +247,10 @@ class ServerLake(LakePlace):
     def servers(self) -> "LakeServers":
         """The servers, with the secrets that are current now."""
         return self._find()
+
+    def beside(self) -> "ServerLake":
+        """Return the lake in the other buckets, by the same secrets."""
+        return ServerLake(self.state, self._other, lambda: self.servers)
 
     def bucket(self, name: str) -> str:
         """Return the bucket that plays the part `name` for this origin."""

@@ -14,6 +14,7 @@ SECRETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "minio/platform": _KEYS,
         "minio/trino": _KEYS,
         "minio/catalog": _KEYS,
+        "minio/inbox": _KEYS,
         "postgres/superuser": _LOGIN,
         "postgres/dagster": _LOGIN,
         "postgres/catalog": _LOGIN,

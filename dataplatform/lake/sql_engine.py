@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
+from pyiceberg.exceptions import ServerError
 from pyiceberg.table import Table
 from sqlglot import exp
 
-from dataplatform.lake.dialect import QueryError
+from dataplatform.lake.dialect import FileMissingError, QueryError, missing_file
 from dataplatform.lake.manifest import Origin
 from dataplatform.lake.schema import load_table
 from dataplatform.lake.spec import CATALOG, NAMESPACE
@@ -184,8 +185,17 @@ class SqlEngine(ABC):
         return ResultStream(result.arrow.to_reader(), result.types)
 
     def load(self, name: str) -> Table | None:
-        """Return an Iceberg table, or None while it is not built."""
-        return load_table(self._catalog, name)
+        """Return an Iceberg table, or None while it is not built.
+
+        Raises:
+            FileMissingError: its metadata file is not in the store.
+        """
+        try:
+            return load_table(self._catalog, name)
+        except ServerError as error:
+            if file := missing_file(str(error)):
+                raise FileMissingError(file) from error
+            raise
 
     def tables(self) -> list[str]:
         """Return the names of the tables that exist, sorted."""

@@ -36,7 +36,7 @@ class RotationResource(ConfigurableResource):
     s3_endpoint: ServerAddress | None = None
     s3_region: str = "us-east-1"
     postgres_url: PostgresAddress | None = None
-    minio_users: list[str] = Field(default=["platform", "trino", "catalog"])
+    minio_users: list[str] = Field(default=["platform", "trino", "catalog", "inbox"])
     postgres_logins: list[str] = Field(default=["dagster", "catalog", "trino"])
     coingecko_tier: str | None = None
     coingecko_base_url: str | None = None

@@ -31,11 +31,28 @@ def required(settings: "Settings", name: str) -> str:
     value = getattr(settings, name)
     if value:
         return str(value)
-    start = "dp stack up starts the servers, or " if settings.profile == "stack" else ""
+    variable = f"DATAPLATFORM_{name.upper()}"
+    if settings.profile == "stack":
+        raise NotConfiguredError(
+            f"The stack is not up. Remedy: dp stack up, or set {variable} to the address of yours."
+        )
     raise NotConfiguredError(
-        f"The profile {settings.profile} needs DATAPLATFORM_{name.upper()}, which is not set."
-        f" Remedy: {start}set it to the address of yours."
+        f"The profile {settings.profile} needs {variable}, which is not set."
+        " Remedy: set it to the address of yours."
     )
+
+
+def require_servers(settings: "Settings") -> None:
+    """Look that each server of the profile has an address; none is asked, `local` has none.
+
+    Raises:
+        NotConfiguredError: one has none; on `stack`, the servers are not up.
+    """
+    for name in _ADDRESSES if settings.profile != "local" else ():
+        required(settings, name)
+
+
+_ADDRESSES: Final = ("vault_addr", "postgres_url", "s3_endpoint", "catalog_uri", "trino_url")
 
 
 class PlatformServers(LakeServers):

@@ -135,7 +135,9 @@ class VaultResource(ConfigurableResource):
 
         if not self.address:
             raise VaultSettingsError(
-                "Vault", "its address is not set", "set DATAPLATFORM_VAULT_ADDR"
+                "Vault",
+                "its address is not set",
+                "`dp stack up` starts one, or set DATAPLATFORM_VAULT_ADDR",
             )
         file = Path(self.credential_file) if self.credential_file else None
         return VaultClient(

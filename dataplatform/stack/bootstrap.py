@@ -31,7 +31,9 @@ from dataplatform.vault.rotation import Rotatable, Rotation, RotationError
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor
 
-MINIO_USERS: Final = ("platform", "trino", "catalog")
+INBOX: Final = "inbox"
+"""The user of other programs, which put files into the inbox."""
+MINIO_USERS: Final = ("platform", "trino", "catalog", INBOX)
 """The consumers of the store; the policy of each has its name."""
 POSTGRES_LOGINS: Final = ("dagster", "catalog", "trino")
 DATABASES: Final = ("dagster", "catalog")
@@ -173,15 +175,17 @@ def issue_first(vault: VaultClient, consumers: Iterable[Rotatable]) -> None:
 
 
 def consumers_of(server: str, plan: Plan, vault: VaultClient) -> list[Rotatable]:
-    """Return the platform's users of PostgreSQL or MinIO."""
+    """Return the users of PostgreSQL or MinIO that the platform can't do without."""
     if server == "postgres":
         return [PostgresLogin(name, _postgres(plan, vault)) for name in POSTGRES_LOGINS]
+    return [_minio_user(name, plan, vault) for name in MINIO_USERS if name != INBOX]
 
+
+def _minio_user(name: str, plan: Plan, vault: VaultClient) -> MinioUser:
     def _root() -> Mapping[str, str]:
         return vault.read("minio/root").values
 
-    place = plan.address("minio"), _root, plan.region
-    return [MinioUser(name, *place) for name in MINIO_USERS]
+    return MinioUser(name, plan.address("minio"), _root, plan.region)
 
 
 def _postgres(plan: Plan, vault: VaultClient) -> PostgresServer:
@@ -294,7 +298,7 @@ def bootstrap_minio(plan: Plan) -> None:
         admin = MinIOAdmin(access)
         for name, document in POLICIES.items():
             admin.ensure_policy(name, document)
-        issue_first(vault, consumers_of("minio", plan, vault))
+        issue_first(vault, (_minio_user(name, plan, vault) for name in MINIO_USERS))
 
 
 SET_UP: Final[dict[str, Callable[[Plan], None]]] = {

@@ -21,6 +21,7 @@ from dataplatform.stack.layout import StackError
 from dataplatform.versions import (
     GO_VERSION,
     JAVA_COMPILER,
+    MC_VERSION,
     MINIO_VERSION,
     OPENBAO_VERSION,
     POSTGRES_VERSION,
@@ -39,6 +40,7 @@ _TRINO_PLUGINS: Final = frozenset(
     {"iceberg", "postgresql", "tpch", "memory", "jmx", "geospatial", "password-authenticators"}
 )
 _MINIO_MODULE: Final = "github.com/minio/minio"
+_MC_MODULE: Final = "github.com/minio/mc"
 _SOURCES: Final = resources.files("dataplatform.stack")
 
 
@@ -77,6 +79,8 @@ def _wheel(name: str, version: str, mark: str, tell: Tell, *, folder: str | None
             _run([_uv(), "pip", "install", *options, "--target", str(target), "-r", lock], name)
             if not (target / mark).exists():
                 raise StackError(f"{name} {version} has no {mark}. Remedy: raise its version.")
+    # Scripts for an environment that has the wheel: here they find no module.
+    shutil.rmtree(home / "bin", ignore_errors=True)
     return home
 
 
@@ -122,16 +126,29 @@ def install_minio(tell: Tell) -> Path:
     return install_go_program(_MINIO_MODULE, MINIO_VERSION, tell)
 
 
+def install_mc(tell: Tell) -> Path:
+    """Build MinIO's client `mc`, as above; returns its folder."""
+    return install_go_program(_MC_MODULE, MC_VERSION, tell)
+
+
+def mc_folder() -> Path:
+    """Return where `mc` is once it is installed."""
+    return _go_folder(_MC_MODULE, MC_VERSION)
+
+
 def install_go_program(module: str, version: str, tell: Tell) -> Path:
     """Build a program from its Go module; returns the folder that it is in."""
-    name = module.rsplit("/", 1)[-1]
-    home = servers_folder() / f"{name}-{version}"
+    name, home = module.rsplit("/", 1)[-1], _go_folder(module, version)
     with _once(home, name, tell) as target:
         if target:
             options = ["-trimpath", "-ldflags", "-s -w"]
             command = [find_go(tell), "install", *options, f"{module}@{version}"]
             _run(command, name, os.environ | {"GOBIN": str(target), "CGO_ENABLED": "0"})
     return home
+
+
+def _go_folder(module: str, version: str) -> Path:
+    return servers_folder() / f"{module.rsplit('/', 1)[-1]}-{version}"
 
 
 def find_go(tell: Tell) -> str:

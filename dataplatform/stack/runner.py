@@ -43,7 +43,7 @@ from dataplatform.versions import (
 
 LOCK_SECONDS: Final = 30.0
 
-State = Literal["running", "starting", "dead", "given"]
+State = Literal["running", "starting", "stopped", "dead", "given"]
 
 WAIT_SECONDS: Final[dict[str, float]] = {
     "vault": 60,
@@ -70,7 +70,8 @@ class ServerStatus:
     Attributes:
         name: vault, postgres, minio, catalog or trino.
         version: the software and its version; empty for a server of the user's.
-        state: running (it answers), starting, dead, or given: the user's own, which answers.
+        state: running (it answers), starting, stopped by `dp stack down`, dead, or given: the user's
+            own, which answers.
         address: where it listens.
         pid: its process; None where none runs.
         memory: bytes that it and its children hold.
@@ -276,7 +277,9 @@ class Stack:
             answers = readiness.answers(server, plan)
             return ServerStatus(server, "", "given" if answers else "dead", address)
         process = _process(known.get("pid"))
-        state = _state(str(known.get("statename", "")), lambda: self._ready(server, plan))
+        # Nobody ended a stack whose addresses are still there: its supervisor was killed.
+        ended = "" if self.layout.endpoints.exists() else "STOPPED"
+        state = _state(str(known.get("statename", ended)), lambda: self._ready(server, plan))
         if process is None:
             return ServerStatus(server, VERSIONS[server], state, address)
         try:
@@ -358,6 +361,8 @@ def _set_up(server: str, plan: Plan) -> None:
 def _state(supervised: str, answers: Callable[[], bool]) -> State:
     if supervised in ("RUNNING", "STARTING"):
         return "running" if answers() else "starting"
+    if supervised == "STOPPED":
+        return "stopped"
     return "starting" if supervised == "BACKOFF" else "dead"
 
 

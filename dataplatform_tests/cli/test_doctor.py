@@ -1,6 +1,8 @@
 """`dp doctor`: each fault is found and has its remedy; the other checks go on."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,33 @@ def test_an_unreachable_api_warns_on_the_local_profile_only(settings: Settings) 
     found = doctor.api(settings)
     assert found.state == "warn"
     assert "not reachable" in found.detail
-    assert doctor.api(settings.model_copy(update={"profile": "cluster"})).state == "fail"
+    on_servers = settings.model_copy(update={"profile": "cluster", "coingecko_tier": "keyless"})
+    for origin, state in (("live", "fail"), ("recorded", "warn")):
+        assert doctor.api(on_servers.model_copy(update={"origin": origin})).state == state
+
+
+def test_what_a_check_starts_is_not_heard_and_a_pipe_gets_a_line_a_finding(
+    tmp_path: Path,
+) -> None:
+    script = """
+import os
+from dataplatform.cli import app, doctor
+def loud(_settings):
+    os.write(1, b"WARN noise")
+    os.write(2, b"WARN noise")
+    return doctor.Finding("loud", "warn", "long " * 60, "none")
+doctor.checks_of = lambda _profile: (loud, doctor.python)
+app(["doctor"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    loud, python, verdict = done.stdout.splitlines()
+    assert loud == "loud     warn  " + "long " * 60 + " Remedy: none"
+    assert python.startswith("Python   ok    3.")
+    assert python == python.rstrip()
+    assert verdict == "It works; see the warnings."
 
 
 def test_the_apis_answer_tells_whether_the_key_is_good(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,3 +96,19 @@ def test_an_age_that_is_none_is_refused(age: str) -> None:
     done = CliRunner().invoke(app, ["prune-runs", "--older-than", age])
     assert done.exit_code != 0
     assert "90d" in done.output
+
+
+def test_where_none_is_old_enough_it_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATAPLATFORM_HOME", str(tmp_path))
+    with instance_for_test(temp_dir=str(tmp_path), set_dagster_home=True) as made:
+        speaking.execute_in_process(instance=made)
+        done = CliRunner().invoke(app, ["prune-runs", "--older-than", "1d"])
+    assert done.exit_code == 0
+    assert done.stderr.splitlines()[-1] == "No run that has ended is older than 1 day."
+
+
+def test_the_least_age_is_named() -> None:
+    assert "at least 1d" in CliRunner().invoke(app, ["prune-runs", "--older-than", "0d"]).stderr

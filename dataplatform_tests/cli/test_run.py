@@ -26,9 +26,14 @@ from typer.testing import CliRunner
 from dataplatform.cli import app
 from dataplatform.cli.console import UserError
 from dataplatform.cli.events import Built, Retried, RunFacts, split_remedy
-from dataplatform.cli.home import load_settings, new_log, prepare_dagster_home
+from dataplatform.cli.home import (
+    load_settings,
+    new_log,
+    prepare_dagster_home,
+    unknown_settings,
+)
 from dataplatform.cli.origin import Choice, Wanted, choose_origin
-from dataplatform.cli.run import calls_of, estimate_text
+from dataplatform.cli.run import _show_next, calls_of, estimate_text
 from dataplatform.lake.place import LocalLake
 from dataplatform.profiles import Settings
 from dataplatform.raw.coingecko.coins_categories import endpoint as coins_categories
@@ -230,6 +235,54 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("ORIGIN", "recrded"), ("TRINO_URL", "trino.example.org:8080")]
+)
+@pytest.mark.parametrize("command", [("tables",), ("query", "select 1"), ("views", "status")])
+def test_a_wrong_setting_is_one_line_in_each_command(
+    name: str, value: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"DATAPLATFORM_{name}", value)
+    result = dp(*command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: DATAPLATFORM_{name}: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_mistyped_setting_is_warned_of_once_with_the_nearest_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_TRINO_URI", "http://127.0.0.1:1")
+    Path(".env").write_text("DATAPLATFORM_XYZ=1\n")
+    load_settings()
+    load_settings()
+    assert capsys.readouterr().err.splitlines() == [
+        "DATAPLATFORM_TRINO_URI is no setting and is ignored. Did you mean DATAPLATFORM_TRINO_URL?",
+        "DATAPLATFORM_XYZ is no setting and is ignored. docs/operations.md lists the settings.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["HOME", "home", "VAULT_CREDENTIAL", "MINIO_ROOT_ACCESS_KEY", "TRINO_PLATFORM_TOKEN"]
+)
+def test_what_the_platform_reads_is_not_warned_of(name: str) -> None:
+    assert unknown_settings([f"DATAPLATFORM_{name}", "PATH"]) == ()
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "--origin", "recorded"), ("query", "select 1"), ("prune-runs",), ("ui",)]
+)
+def test_without_a_stack_each_command_says_so_in_one_line(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAPLATFORM_PROFILE", "stack")
+    result = dp(*command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: The stack is not up. Remedy: dp stack up, or set ")
+    assert result.stderr.count("\n") == 1
+    assert not list(Path().rglob("*.log"))
+
+
 def test_old_logs_are_removed(home: Path) -> None:
     for number in range(30):
         new_log(Settings(), "run").with_name(f"run-2026010{number:02}.log").touch()
@@ -245,6 +298,7 @@ def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
     assert first.exit_code == 0, first.stderr
     assert first.stderr.startswith("Recorded data: ")
     assert "✓ raw.coins_categories" in first.stderr
+    assert "raw.coins_categories" in first.stdout
     assert "DEBUG" not in first.output
     assert "1 of 1 assets built, 0 of them unchanged. Data: recorded." in first.stdout
     assert "Data provided by CoinGecko" in first.stdout
@@ -257,6 +311,13 @@ def test_a_run_shows_progress_summary_and_attribution(home: Path) -> None:
         assert instance.has_asset_key(AssetKey(["raw", "coins_categories"]))
     log = max((home / "logs").glob("run-*.log"))
     assert "RUN_SUCCESS" in log.read_text()
+
+
+def test_the_next_steps_carry_the_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    _show_next(Settings())
+    assert "DATAPLATFORM_PROFILE" not in capsys.readouterr().out
+    _show_next(Settings(profile="stack"))
+    assert "Next:\n  export DATAPLATFORM_PROFILE=stack\n  dp query" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

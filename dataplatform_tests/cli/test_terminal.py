@@ -115,6 +115,8 @@ def test_a_run_shows_its_progress_and_keeps_logs_off_the_screen(tmp_path: Path) 
     assert shown.ended(120) == 0
     assert "8/8" in shown.text
     assert "✓ raw.inbox" in shown.text
+    # The table is for those who did not see the lines.
+    assert not re.search(r"asset +rows", shown.text)
     assert "8 of 8 assets built" in " ".join(shown.text.split())
     assert "dagster - " not in shown.text
     (log,) = (tmp_path / "home/logs").iterdir()

@@ -10,21 +10,22 @@ from typing import Final
 
 import yaml
 
-from dataplatform_tests.kubernetes import oci
-from dataplatform_tests.kubernetes.address import Address
+from dataplatform_tests.kubernetes import loopback, oci
+from dataplatform_tests.kubernetes.loopback import Ports
 
-NODE_NAME: Final = "node"
+NODE_NAME: Final = loopback.NODE
+"""A kubelet whose node is named by an address takes that for the node's, on an interface or not."""
 Command = tuple[list[str], dict[str, str]]
 """A command, and what its environment has besides this process's."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of a node and its address."""
+    """The folders of a node and its ports."""
 
     folder: Path
     programs: Path
-    address: Address
+    ports: Ports
 
     @property
     def debian(self) -> Path:
@@ -52,13 +53,18 @@ class Layout:
         return self.folder / "containerd.sock"
 
     @property
+    def server(self) -> str:
+        """Return the address of the API server."""
+        return f"https://{loopback.ADDRESS}:{self.ports['kube-apiserver']}"
+
+    @property
     def api_certificate(self) -> Path:
         return self.folder / "api" / "apiserver.crt"
 
     @property
     def cgroup(self) -> str:
         """Return the cgroup that holds all containers, so that nodes beside leave them alone."""
-        return f"dataplatform-node-{self.address.number}"
+        return f"dataplatform-node-{self.ports.number}"
 
     @property
     def cgroup_folders(self) -> list[Path]:
@@ -68,6 +74,11 @@ class Layout:
             return [root / self.cgroup]
         hierarchies = [path for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
         return [hierarchy / self.cgroup for hierarchy in hierarchies]
+
+    @property
+    def egress(self) -> Path:
+        """Return the socket by which the API server reaches the kubelet and pods."""
+        return self.folder / "egress.sock"
 
     def kubeconfig(self, user: str) -> Path:
         return self.secrets / f"{user}.kubeconfig"
@@ -97,7 +108,8 @@ def commands(layout: Layout) -> Mapping[str, Command]:
     return {
         "etcd": (_etcd(layout), {}),
         "containerd": (containerd, path),
-        "dns": ([*layout.python("dns"), str(layout.address)], python_path),
+        "dns": (layout.python("dns"), python_path),
+        "egress": ([*layout.python("egress"), str(layout.egress)], python_path),
         # Collected twice as often as Go does by itself, it takes a quarter less memory.
         "kube-apiserver": (_api_server(layout), {"GOGC": "50"}),
         "kube-controller-manager": (_controller_manager(layout), {}),
@@ -112,7 +124,8 @@ def _options(program: Path, **options: object) -> list[str]:
 
 
 def _etcd(layout: Layout) -> list[str]:
-    client, peer = f"http://{layout.address}:2379", f"http://{layout.address}:2380"
+    client = f"http://{loopback.ADDRESS}:{layout.ports['etcd']}"
+    peer = f"http://{loopback.ADDRESS}:{layout.ports['etcd-peers']}"
     command = _options(
         layout.programs / "etcd",
         name="node",
@@ -128,20 +141,17 @@ def _etcd(layout: Layout) -> list[str]:
 
 
 def _api_server(layout: Layout) -> list[str]:
-    """Return the API server's command.
-
-    It listens at the address and port of the service `kubernetes`, so a pod reaches it by the
-    environment and the name that every pod has, although nothing routes services here.
-    """
     issuer = "https://kubernetes.default.svc.cluster.local"
     return _options(
         layout.programs / "kube-apiserver",
-        etcd_servers=f"http://{layout.address}:2379",
-        bind_address=layout.address,
-        advertise_address=layout.address,
-        secure_port=443,
-        service_cluster_ip_range=layout.address.network,
+        etcd_servers=f"http://{loopback.ADDRESS}:{layout.ports['etcd']}",
+        bind_address=loopback.ADDRESS,
+        advertise_address=loopback.ADDRESS,
+        secure_port=layout.ports["kube-apiserver"],
+        service_cluster_ip_range=loopback.SERVICES,
+        # The service `kubernetes` would have an endpoint at 127.0.0.1, which is refused.
         endpoint_reconciler_type="none",
+        egress_selector_config_file=layout.folder / "egress.yaml",
         cert_dir=layout.api_certificate.parent,
         service_account_issuer=issuer,
         service_account_key_file=layout.secrets / "sa.key",
@@ -151,7 +161,6 @@ def _api_server(layout: Layout) -> list[str]:
         authorization_mode="Node,RBAC",
         enable_admission_plugins="NodeRestriction",
         allow_privileged="true",
-        kubelet_preferred_address_types="InternalIP",
         kubelet_client_certificate=layout.secrets / "kubelet-client.crt",
         kubelet_client_key=layout.secrets / "kubelet-client.key",
         profiling="false",
@@ -162,7 +171,8 @@ def _controller_manager(layout: Layout) -> list[str]:
     return _options(
         layout.programs / "kube-controller-manager",
         kubeconfig=layout.kubeconfig("admin"),
-        bind_address=layout.address,
+        bind_address=loopback.ADDRESS,
+        secure_port=layout.ports["kube-controller-manager"],
         cert_dir=layout.folder / "controller-manager",
         service_account_private_key_file=layout.secrets / "sa.key",
         root_ca_file=layout.api_certificate,
@@ -176,7 +186,8 @@ def _scheduler(layout: Layout) -> list[str]:
     return _options(
         layout.programs / "kube-scheduler",
         kubeconfig=layout.kubeconfig("admin"),
-        bind_address=layout.address,
+        bind_address=loopback.ADDRESS,
+        secure_port=layout.ports["kube-scheduler"],
         cert_dir=layout.folder / "scheduler",
         leader_elect="false",
     )
@@ -190,7 +201,6 @@ def _kubelet(layout: Layout) -> list[str]:
         root_dir=layout.folder / "kubelet",
         cert_dir=layout.folder / "kubelet-certificates",
         hostname_override=NODE_NAME,
-        node_ip=layout.address,
         v=1,
     )
 
@@ -208,14 +218,15 @@ def write_configuration(layout: Layout, tokens: Mapping[str, str]) -> None:
     network = {"cniVersion": "0.4.0", "name": "loopback", "plugins": [{"type": "loopback"}]}
     (layout.folder / "cni" / "loopback.conflist").write_text(json.dumps(network))
     # Pods that do not ask for the cluster's DNS get it too, and no test asks a server outside.
-    (layout.folder / "resolv.conf").write_text(f"nameserver {layout.address}\n")
+    (layout.folder / "resolv.conf").write_text(f"nameserver {loopback.ADDRESS}\n")
     (layout.folder / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet_configuration(layout)))
+    (layout.folder / "egress.yaml").write_text(yaml.safe_dump(_egress_configuration(layout)))
 
 
 def write_kubeconfig(layout: Layout) -> None:
     """Write a kubeconfig for each user; that of the administrator has the plain user too."""
     tokens = json.loads((layout.secrets / "tokens.json").read_text())
-    cluster = {"server": f"https://{layout.address}"}
+    cluster = {"server": layout.server}
     cluster["certificate-authority"] = str(layout.api_certificate)
     for user, names in {"admin": ("admin", "plain"), "kubelet": ("kubelet",)}.items():
         config = {
@@ -254,6 +265,7 @@ state = "{layout.folder}/containerd/state"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{layout.folder}/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "{loopback.ADDRESS}"
   sandbox_image = "{oci.PAUSE}"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -274,9 +286,11 @@ def _kubelet_configuration(layout: Layout) -> dict[str, object]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": str(layout.address),
+        "address": loopback.ADDRESS,
+        "port": layout.ports["kubelet"],
         "readOnlyPort": 0,
-        "healthzBindAddress": str(layout.address),
+        "healthzBindAddress": loopback.ADDRESS,
+        "healthzPort": layout.ports["kubelet-health"],
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
@@ -292,7 +306,7 @@ def _kubelet_configuration(layout: Layout) -> dict[str, object]:
         "podLogsDir": str(layout.folder / "pod-logs"),
         "volumePluginDir": str(layout.folder / "volume-plugins"),
         "clusterDomain": "cluster.local",
-        "clusterDNS": [str(layout.address)],
+        "clusterDNS": [loopback.ADDRESS],
         "resolvConf": str(layout.folder / "resolv.conf"),
         "staticPodPath": "",
         # The machine's disk is not the node's to clean.
@@ -300,4 +314,14 @@ def _kubelet_configuration(layout: Layout) -> dict[str, object]:
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "maxPods": 250,
+    }
+
+
+def _egress_configuration(layout: Layout) -> dict[str, object]:
+    transport = {"uds": {"udsName": str(layout.egress)}}
+    connection = {"proxyProtocol": "HTTPConnect", "transport": transport}
+    return {
+        "apiVersion": "apiserver.k8s.io/v1beta1",
+        "kind": "EgressSelectorConfiguration",
+        "egressSelections": [{"name": "cluster", "connection": connection}],
     }

@@ -1,28 +1,25 @@
-"""`python -m dataplatform_tests.kubernetes.dns ADDRESS`: the DNS server of a node without a pod network.
+"""`python -m dataplatform_tests.kubernetes.dns`: the DNS server of a node without a pod network.
 
-All pods share the node's network, so every service of the cluster is at the node's address. Other
-names do not exist, so no test looks up a name on the network.
+All pods share the machine's network, so every service of the cluster is at 127.0.0.1. Other names do
+not exist, so no test looks up a name on the network.
 """
 
 import re
 import socket
 import struct
-import sys
 from typing import Final
+
+from dataplatform_tests.kubernetes.loopback import ADDRESS
 
 _SERVICE: Final = re.compile(rb"[^.]+\.[^.]+\.svc(\.cluster\.local)?", re.IGNORECASE)
 _HEADER: Final = struct.Struct("!6H")
+_PORT: Final = 53
 _TYPE_A: Final = 1
 _NO_SUCH_NAME: Final = 3
 
 
-def answer(query: bytes, address: str) -> bytes:
-    """Return the reply to a query of one question (RFC 1035).
-
-    Args:
-        query: the datagram.
-        address: where the services of the cluster are.
-    """
+def answer(query: bytes) -> bytes:
+    """Return the reply to a query of one question (RFC 1035)."""
     name, end = _name(query)
     known = _SERVICE.fullmatch(name) is not None
     with_address = known and struct.unpack_from("!H", query, end)[0] == _TYPE_A
@@ -31,7 +28,7 @@ def answer(query: bytes, address: str) -> bytes:
     reply = header + query[_HEADER.size : end + 4]
     if with_address:
         # The name is a pointer to the question's; five seconds to live.
-        reply += struct.pack("!HHHIH", 0xC00C, _TYPE_A, 1, 5, 4) + socket.inet_aton(address)
+        reply += struct.pack("!HHHIH", 0xC00C, _TYPE_A, 1, 5, 4) + socket.inet_aton(ADDRESS)
     return reply
 
 
@@ -45,12 +42,13 @@ def _name(query: bytes) -> tuple[bytes, int]:
 
 
 def main() -> None:
-    address = sys.argv[1]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind((address, 53))
+        # A resolver asks at no other port. Nodes side by side share it, since all answer the same.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        server.bind((ADDRESS, _PORT))
         while True:
             query, client = server.recvfrom(512)
-            server.sendto(answer(query, address), client)
+            server.sendto(answer(query), client)
 
 
 if __name__ == "__main__":

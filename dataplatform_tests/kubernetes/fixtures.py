@@ -85,23 +85,28 @@ def run_operator(node: "Node", *options: str) -> Generator[OperatorProcess]:
 
 
 def pod_spec(node: "Node") -> dict[str, Any]:
-    """Return what a pod of the image `oci.IMAGE` needs on this node: network, volumes and mounts.
+    """Return what a pod of the image `oci.IMAGE` needs on this node: network, addresses, volumes.
 
     Its one container has the name `main`. Lay a pod's own specification over it with
     `submission.laid_over`.
     """
-    from dataplatform_tests.kubernetes import oci
+    from dataplatform_tests.kubernetes import loopback, oci
 
     volumes, mounts = [], []
     for index, path in enumerate([*oci.host_paths(), node.shared]):
         volumes.append({"name": f"host-{index}", "hostPath": {"path": str(path)}})
         mount = {"name": f"host-{index}", "mountPath": str(path)}
         mounts.append(mount if path == node.shared else mount | {"readOnly": True})
-    address = {"fieldRef": {"fieldPath": "status.podIP"}}
+    environment = {
+        "SPARK_LOCAL_IP": loopback.ADDRESS,
+        # In place of the address of the service `kubernetes`, which nothing routes.
+        "KUBERNETES_SERVICE_HOST": loopback.ADDRESS,
+        "KUBERNETES_SERVICE_PORT": str(node.layout.ports["kube-apiserver"]),
+    }
     container = {
         "name": "main",
         "volumeMounts": mounts,
-        "env": [{"name": "SPARK_LOCAL_IP", "valueFrom": address}],
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
     }
     return {
         "hostNetwork": True,
@@ -129,6 +134,8 @@ def operator_defaults(node: "Node") -> dict[str, Any]:
             "spark.blockManager.port": "0",
             # All executors seem to be on one host, but none sees another's files.
             "spark.shuffle.readHostLocalDisk": "false",
+            # Not by the name and port of the service `kubernetes`, which nothing routes.
+            "spark.kubernetes.driver.master": node.server,
             # A driver and two executors on a machine of two cores.
             "spark.kubernetes.driver.request.cores": "0.1",
             "spark.kubernetes.executor.request.cores": "0.1",

@@ -1,8 +1,8 @@
 """A real Kubernetes node of one machine: etcd, control plane, kubelet and containerd, without Docker.
 
-It runs in process and mount namespaces of its own, at an address of its own on the loopback interface,
-and changes nothing else: one process to end ends all, containers and mounts included. There is no pod
-network: pods with `hostNetwork: true` run, and reach the servers at 127.0.0.1.
+It runs in process and mount namespaces of its own, listens at 127.0.0.1 and changes nothing else: one
+process to end ends all, containers and mounts included. There is no pod network: pods with
+`hostNetwork: true` run, and reach the servers at 127.0.0.1.
 """
 
 import json
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import psutil
 from kubernetes import client
 from kubernetes.config import new_client_from_config
 from urllib3.exceptions import HTTPError
 
-from dataplatform_tests.kubernetes import address, oci
+from dataplatform_tests.kubernetes import loopback, oci
 from dataplatform_tests.kubernetes.binaries import node_programs
 from dataplatform_tests.kubernetes.components import (
     NODE_NAME,
@@ -62,7 +63,7 @@ class Node:
     """A running node.
 
     Attributes:
-        layout: its folders and its address.
+        layout: its folders and its ports.
         kubeconfig: for the administrator (context `admin`) and a user without rights (`plain`).
         shared: a folder that every pod of the operator's mounts at the same path, writable by all.
     """
@@ -75,7 +76,7 @@ class Node:
     @property
     def server(self) -> str:
         """Return the address of the API server."""
-        return f"https://{self.layout.address}"
+        return self.layout.server
 
     def api(self, context: str = "admin") -> client.ApiClient:
         """Return a client of the API server for one of the users."""
@@ -110,6 +111,10 @@ class Node:
     def runs(self, name: str) -> bool:
         """Return whether a program that was started here has not ended."""
         return self._ended(name) is None
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes of the node, containers included."""
+        return psutil.Process(self._init.pid).children(recursive=True)
 
     def import_image(self, archive: Path) -> None:
         """Give an image in an OCI archive to the node's pods, which may not pull."""
@@ -189,8 +194,8 @@ def running(tell: Tell) -> Generator[Node]:
         NodeError: it was not ready in time; says what its programs wrote last.
     """
     programs = node_programs(tell)
-    with address.claimed(_FOLDER) as claimed:
-        layout = Layout(_FOLDER / str(claimed.number), programs, claimed)
+    with loopback.claimed(_FOLDER) as ports:
+        layout = Layout(_FOLDER / str(ports.number), programs, ports)
         # A test that was killed left its folders.
         _remove_folders(layout)
         try:
@@ -238,7 +243,7 @@ def _node(layout: Layout, init: "subprocess.Popen[bytes]") -> Node:
 
 def _start(node: Node, tell: Tell) -> None:
     start = time.monotonic()
-    for name in ("etcd", "containerd", "dns", "kube-apiserver"):
+    for name in ("etcd", "containerd", "dns", "egress", "kube-apiserver"):
         node.start(name)
     node.wait("API server", node.api_is_ready)
     tell(f"-- kubernetes: API server ready after {time.monotonic() - start:.1f} s")

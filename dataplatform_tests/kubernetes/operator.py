@@ -10,7 +10,6 @@ import argparse
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError
 
 from dataplatform.lake.jvm import find_java
+from dataplatform_tests.kubernetes.loopback import free_port
 from dataplatform_tests.kubernetes.monitoring import config_map, is_wanted, with_monitoring
 from dataplatform_tests.kubernetes.oci import spark_home
 from dataplatform_tests.kubernetes.submission import (
@@ -501,7 +501,7 @@ def spark_submit(app: App, options: Options, server: str) -> None:
     defaults = copy.deepcopy(options.defaults)
     for key, value in defaults.get("sparkConf", {}).items():
         if value == FREE_PORT:
-            defaults["sparkConf"][key] = str(_free_port(server))
+            defaults["sparkConf"][key] = str(free_port())
     with tempfile.TemporaryDirectory(prefix="spark-") as folder:
         command = [str(home / "bin" / "spark-submit")]
         command += arguments(app, f"k8s://{server}", Path(folder), defaults)
@@ -570,12 +570,6 @@ def _ignoring_absence(call: Callable[[], object]) -> None:
     except client.ApiException as error:
         if error.status != _NOT_FOUND:
             raise
-
-
-def _free_port(server: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((server.removeprefix("https://").partition(":")[0], 0))
-        return probe.getsockname()[1]
 
 
 def _now() -> str:

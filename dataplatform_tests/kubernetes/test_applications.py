@@ -14,7 +14,9 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from dataplatform_tests.kubernetes.applications import create, manifest, state, statuses
 from dataplatform_tests.kubernetes.fixtures import DATA, OperatorProcess
+from dataplatform_tests.kubernetes.loopback import ADDRESS
 from dataplatform_tests.kubernetes.node import Node
+from dataplatform_tests.kubernetes.sockets import used
 from dataplatform_tests.kubernetes.test_node import RESTRICTED
 
 pytestmark = pytest.mark.kubernetes
@@ -120,6 +122,8 @@ def test_an_application_in_restricted_pods_shows_its_ui_until_it_is_deleted(
         application["spec"][role]["template"] = {"spec": {"containers": [container]}}
     create(cluster, spark_namespace, application)
     *_, last = statuses(cluster, spark_namespace, "endless", executors_run)
+    found = used(cluster)
+    assert found["java"] == set().union(*found.values()) == {ADDRESS}, found
     info = last["driverInfo"]
     service = f"{info['webUIServiceName']}:{info['webUIPort']}"
     proxy = f"/api/v1/namespaces/{spark_namespace}/services/{service}/proxy"

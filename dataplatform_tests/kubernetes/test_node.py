@@ -19,7 +19,9 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from dataplatform_tests.kubernetes import oci
 from dataplatform_tests.kubernetes.fixtures import pod_spec
+from dataplatform_tests.kubernetes.loopback import ADDRESS
 from dataplatform_tests.kubernetes.node import Node
+from dataplatform_tests.kubernetes.sockets import interfaces, used
 from dataplatform_tests.kubernetes.submission import laid_over
 
 pytestmark = pytest.mark.kubernetes
@@ -55,6 +57,7 @@ spec:
     print(started.server, flush=True)
     time.sleep(600)
 """
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 RESTRICTED = {
     "runAsNonRoot": True,
     "allowPrivilegeEscalation": False,
@@ -116,7 +119,7 @@ def test_a_restricted_pod_reaches_this_machine_and_the_api_server_with_its_own_r
     container["args"] = ["python", str(script), address, spark_namespace]
     spec = {"restartPolicy": "Never", "serviceAccountName": "spark", "containers": [container]}
     written = run_pod(cluster, spark_namespace, laid_over(spec, pod_spec(cluster)))
-    assert written.splitlines() == [f"hello {cluster.layout.address}", "pods 1", "secrets 403"]
+    assert written.splitlines() == [f"hello {ADDRESS}", "pods 1", "secrets 403"]
 
 
 # containerd misses the end of a container that has just begun: the reason is then a mere `Error`.
@@ -143,6 +146,12 @@ def test_a_pod_that_does_not_run_says_why(
     cluster.wait(reason, lambda: reason in cluster.kubectl("get", *where), seconds=60)
 
 
+def test_its_programs_use_127_0_0_1_alone(cluster: Node) -> None:
+    found = used(cluster)
+    assert all(found[name] == {ADDRESS} for name in PROGRAMS), found
+    assert set().union(*found.values()) == {ADDRESS}
+
+
 def test_the_api_server_may_be_lost_and_come_back(cluster: Node) -> None:
     cluster.kill("kube-apiserver")
     with pytest.raises(httpx.ConnectError):
@@ -159,6 +168,7 @@ def test_the_kubelet_leaves_the_settings_of_the_kernel_alone(cluster: Node) -> N
 
 
 def test_a_node_beside_ends_with_the_test_that_is_killed(cluster: Node) -> None:
+    before = interfaces()
     environment = os.environ | {"PYTHONPATH": str(oci.CHECKOUT)}
     started = subprocess.Popen(
         [sys.executable, "-c", START], stdout=subprocess.PIPE, text=True, env=environment
@@ -167,7 +177,8 @@ def test_a_node_beside_ends_with_the_test_that_is_killed(cluster: Node) -> None:
     with started.stdout as lines:
         folder, server = lines.readline().strip(), lines.readline().strip()
     assert server not in {"", cluster.server}
-    assert len(processes(folder)) > 7
+    assert len(processes(folder)) > 8
+    assert interfaces() == before
     started.send_signal(signal.SIGKILL)
     started.wait()
     nothing_runs(folder)

@@ -60,6 +60,8 @@ ALLOWED = {
     ("trino", "warehouse"): ALL,
     ("catalog", "datalake"): NONE,
     ("catalog", "warehouse"): ALL,
+    ("inbox", "datalake"): NONE,
+    ("inbox", "warehouse"): NONE,
     ("readonly-lake", "datalake"): frozenset({"read", "list"}),
     ("readonly-lake", "warehouse"): frozenset({"read", "list"}),
 }
@@ -94,6 +96,24 @@ def test_nobody_but_root_touches_buckets_policies_or_what_was_replaced(
     version = s3_client(ready.access).head_object(Bucket="datalake", Key="kept/object")["VersionId"]
     with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
         client.delete_object(Bucket="datalake", Key="kept/object", VersionId=version)
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("bucket", ["datalake", "datalake-recorded"])
+def test_the_inboxs_user_puts_files_there_and_sees_nothing(
+    ready: MinIOResource, bucket: str
+) -> None:
+    store = of(ready, "inbox", bucket)
+    store.put("inbox/prices.csv", b"a")
+    store.upload("inbox/parts.csv", iter([b"a"]))
+    for refused in (
+        lambda: store.get("inbox/prices.csv"),
+        lambda: list(store.list("inbox")),
+        lambda: store.delete("inbox/prices.csv"),
+    ):
+        with pytest.raises(StoreAccessError) as caught:
+            refused()
+        assert caught.value.code == "AccessDenied"
 
 
 @pytest.mark.stack

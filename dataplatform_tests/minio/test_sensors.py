@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic import PrivateAttr
 
 from dataplatform.lake.landing import Landing
 from dataplatform.lake.manifest import Cursor, Manifest, RawZone, Slot, advance
+from dataplatform.lake.place import LakePlace, LocalLake
 from dataplatform.lake.store.object_store import ObjectStore, open_bucket
 from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform.raw import inbox as inbox_module
@@ -26,21 +28,27 @@ CSV = "date,coingecko_coin_id,price_usd\n01-01-2025,bitcoin,{price}\n"
 ODD = "inbox/sub folder/a b+ü%20&#.csv"
 
 
-class BucketLake(LakeResource):
+class BucketPlace(LocalLake):
     """A lake whose raw files are in a bucket, and its catalog in a folder."""
 
-    _bucket: ObjectStore = PrivateAttr()
+    def __init__(self, home: Path, bucket: ObjectStore) -> None:
+        super().__init__(home, "live")
+        self._bucket = bucket
 
     @property
     def store(self) -> ObjectStore:
         return self._bucket
 
-    @property
-    def raw_zone(self) -> RawZone:
-        return RawZone(self._bucket)
 
-    def over(self, store: ObjectStore) -> "BucketLake":
-        self._bucket = store
+class BucketLake(LakeResource):
+    _place: LakePlace = PrivateAttr()
+
+    @cached_property
+    def place(self) -> LakePlace:
+        return self._place
+
+    def at(self, place: LakePlace) -> "BucketLake":
+        self._place = place
         return self
 
 
@@ -52,8 +60,9 @@ def lake(
         s3_client(access).put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
         )
-    made = BucketLake(home=str(tmp_path / "home"), origin="live")
-    return made.over(open_bucket(access, bucket))
+    home = tmp_path / "home"
+    place = BucketPlace(home, open_bucket(access, bucket))
+    return BucketLake(home=str(home), origin="live").at(place)
 
 
 @pytest.fixture

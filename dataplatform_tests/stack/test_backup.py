@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 from dagster import DagsterInstance, job, op
 from dagster._core.instance.ref import InstanceRef
+from dagster._daemon.types import DaemonHeartbeat
 from pyiceberg.catalog import Catalog
 from pyiceberg.table import StaticTable
 
@@ -248,6 +250,26 @@ def test_nothing_is_restored_beside_a_writer(stack: RunningStack, listed: Path) 
         done = dp(stack, "restore", str(listed), "--force")
     assert done.returncode == 1
     assert "run 4711" in done.stdout
+
+
+def test_nothing_is_restored_while_dagsters_daemon_lives(
+    stack: RunningStack, listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(stack, monkeypatch)
+    servers = find_servers(stack.settings)
+    with instance_of(stack) as instance, postgres_lock(servers.lock_dsn(), "lake live", "4711", 1):
+        for age, options, said in (
+            (10, (), "sign of life 1"),
+            (10, ("--despite-daemon",), "4711"),
+            (1000, (), "4711"),
+        ):
+            beat = DaemonHeartbeat(time.time() - age, "SENSOR", "one", [])
+            instance.add_daemon_heartbeat(beat)
+            done = dp(stack, "restore", str(listed), "--force", *options)
+            assert done.returncode == 1
+            assert said in done.stdout
+            assert ("dp ui" in done.stdout) is (said != "4711")
+        instance.wipe_daemon_heartbeats()
 
 
 def test_a_backup_beside_a_writer_is_of_one_moment(

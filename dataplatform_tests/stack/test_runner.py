@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.faults]
 
 GIB = 1024**3
 SECRETS = (
-    *(f"minio/{name}" for name in ("root", "kms", "platform", "trino", "catalog")),
+    *(f"minio/{name}" for name in ("root", "kms", *MINIO_USERS)),
     *(f"postgres/{name}" for name in ("superuser", *POSTGRES_LOGINS)),
 )
 PUBLIC = frozenset({"access_key", "username"})
@@ -277,13 +277,16 @@ def test_servers_of_a_killed_supervisor_are_ended(small: Stack) -> None:
     assert until(lambda: processes_of(small) == [], 10)
 
 
-def test_status_says_what_is_dead_and_fails(small: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_says_what_is_stopped_and_fails(
+    small: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DATAPLATFORM_HOME", str(small.layout.root.parent))
     assert CliRunner().invoke(app, ["stack", "status"]).exit_code == 0
     small.down(quiet)
     answer = CliRunner().invoke(app, ["stack", "status"])
     assert answer.exit_code == 1
-    assert "dead" in answer.stdout
+    assert "stopped" in answer.stdout
+    assert "dead" not in answer.stdout
 
 
 def test_logs_shows_what_a_server_said(

@@ -22,6 +22,7 @@ from dataplatform.stack.layout import (
     StackError,
     choose_ports,
     vault_logins,
+    write_endpoints,
 )
 from dataplatform.stack.runner import Stack, listens
 from dataplatform.vault.client import MOUNT
@@ -158,3 +159,32 @@ def test_a_purge_removes_the_folder(tmp_path: Path) -> None:
     (stack.layout.root / "data" / "minio").mkdir(parents=True)
     stack.down(lambda _server, _what: None, purge=True)
     assert not stack.layout.root.exists()
+
+
+def test_what_was_taken_down_is_stopped_and_what_was_killed_is_dead(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    Plan(ports=choose_ports({}, free=True)).write(stack.layout)
+    assert {one.state for one in stack.status()} == {"stopped"}
+    # `down` removes the addresses; here nobody came to it.
+    write_endpoints(stack.layout, {})
+    assert {one.state for one in stack.status()} == {"dead"}
+
+
+def test_what_comes_next_can_be_pasted_as_dp_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "dp"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(Stack, "up", lambda *_, **__: None)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("DATAPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["stack", "up"]).stderr
+    assert "export DATAPLATFORM_PROFILE=stack\n" in said
+    assert "  bin/dp run   # where the API can't be reached: bin/dp run --origin recorded\n" in said
+    assert '  bin/dp query "select ' in said
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert "  dp ui\n" in CliRunner().invoke(app, ["stack", "up"]).stderr

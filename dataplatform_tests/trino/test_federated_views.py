@@ -8,6 +8,7 @@ import yaml
 from dagster import DagsterInstance, Failure, MaterializeResult, asset, materialize
 
 from dataplatform.lake.catalog import SqliteCatalog
+from dataplatform.lake.dialect import QueryError
 from dataplatform.lake.schema import ensure_table
 from dataplatform.lake.view_engine import drift, verify
 from dataplatform.lake.view_sql import checked_schemas, column_docs, validate
@@ -72,6 +73,35 @@ def test_runs_a_day_and_lake(trino: TrinoLake, runs: None) -> None:
     assert counts == {"recorded": (2, 2, 0), "live": (1, 1, 0), "unknown": (1, 0, 1)}
     assert 0 < found["recorded"]["median_seconds"] <= found["recorded"]["p95_seconds"] < 60
     assert found["unknown"]["median_seconds"] is None
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(600)
+def test_queries_read_dagsters_database_and_no_other_catalog(
+    trino: TrinoLake, runs: None, empty_tables: None
+) -> None:
+    counted = "SELECT count(*) FROM postgres.public.runs"
+    assert trino.engine.query(counted).rows == [(4,)]
+    beside = (
+        "SELECT r.status, c.coin_id FROM postgres.public.runs AS r LEFT JOIN coins AS c ON true"
+    )
+    assert len(trino.engine.query(beside).rows) == 4
+    with pytest.raises(QueryError, match=r"no table or view system\.runtime\.queries"):
+        trino.engine.query("SELECT * FROM system.runtime.queries")
+
+
+@pytest.mark.stack
+@pytest.mark.timeout(600)
+def test_dagsters_tables_are_asked_by_name_and_only_read(trino: TrinoLake, runs: None) -> None:
+    asked = "SELECT count(*) AS n FROM postgres.public.runs WHERE status = 'SUCCESS'"
+    assert trino.engine.query(asked).rows == [(3,)]
+    for refused in (
+        "DELETE FROM postgres.public.runs",
+        "SELECT * FROM TABLE(postgres.system.query(query => 'SELECT 1'))",
+        "SELECT * FROM postgres.system.query(query => 'SELECT 1')",
+    ):
+        with pytest.raises(QueryError, match=r"Only reading|is no table|are read"):
+            trino.engine.query(refused)
 
 
 @pytest.fixture

@@ -331,7 +331,7 @@ def test_keys_to_another_store_are_left_and_the_job_says_so(
     with DagsterInstance.ephemeral() as instance:
         assert run_job({**resources, "rotation": rotation}, instance)
         said = "\n".join(str(each) for each in instance.all_logs(instance.get_runs()[0].run_id))
-    for path in ("minio/platform", "minio/trino", "minio/catalog"):
+    for path in ("minio/platform", "minio/trino", "minio/catalog", "minio/inbox"):
         assert f"{path}: left, as {versitygw_server.endpoint} is no MinIO" in said
         assert admin.client.last_version(path) == 0
     assert "another store" in said
@@ -410,6 +410,7 @@ def test_the_job_rotates_all_and_leaves_no_secret_in_dagster(
 ) -> None:
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
         assert run_job(resources, instance)
+        assert run_job(resources, instance)
         assert run_job(resources, instance, min_age_days=0)
         events = [event for run in instance.get_runs() for event in instance.all_logs(run.run_id)]
     said = "\n".join(map(str, events))
@@ -417,7 +418,8 @@ def test_the_job_rotates_all_and_leaves_no_secret_in_dagster(
     for path in paths:
         assert admin.secret(path).version == 2
         assert f"{path}: rotated, version 2" in said
-    assert "coingecko: waiting, version 0" in said
+        assert f"{path}: young, version 1; less than 7 days old (min_age_days)" in said
+    assert "coingecko: waiting, none is current; no new one is staged at rotation/coingecko" in said
     stored = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if is_dagsters(file))
     assert b"minio/platform" in stored
     for path in [*paths, "minio/root", "postgres/superuser"]:

@@ -64,11 +64,18 @@ def _platform() -> dict[str, Any]:
     return policy
 
 
+def _inbox() -> dict[str, Any]:
+    """Put files into the inboxes, and neither see nor read what is there."""
+    put = _statement(["s3:PutObject"], (f"{bucket}/inbox/*" for bucket in _LAKE))
+    return {"Version": "2012-10-17", "Statement": [put]}
+
+
 POLICIES: Final[Mapping[str, dict[str, Any]]] = MappingProxyType(
     {
         "platform": _platform(),
         "trino": _policy(_WAREHOUSE, (*_READ, *_WRITE)),
         "catalog": _policy(_WAREHOUSE, (*_READ, *_WRITE)),
+        "inbox": _inbox(),
         "readonly-lake": _policy((*_LAKE, *_WAREHOUSE), _READ),
     }
 )

@@ -23,6 +23,8 @@ from dataplatform.lake.view_engine import staleness
 from dataplatform.lake.view_sql import DIALECT, column_docs, normalized, relations
 from dataplatform.lake.views import VIEW_SCHEMA, Relation, ViewSpec
 
+FEDERATED_CATALOG: Final = "postgres"
+"""Trino's catalog of Dagster's database, beside the lake's."""
 _CREATED: Final = re.compile(
     r"CREATE VIEW \S+(?:\s+COMMENT '(?P<comment>(?:[^']|'')*)')?\s+SECURITY (?P<security>\w+)"
     r"(?:\s+WITH \(.*?\))?\s+AS\s+(?P<sql>.*)",
@@ -181,7 +183,13 @@ class TrinoEngine(SqlEngine):
         return query.sql(DIALECT) if any(moved) else sql.strip().removesuffix(";")
 
     def _point(self, table: exp.Table) -> bool:
-        """Make a reference name what it means; return whether it changed."""
+        """Make a reference name what it means; return whether it changed.
+
+        One into Dagster's database is Trino's own affair.
+        """
+        named = isinstance(table.this, exp.Identifier)  # Not one of the connector's functions.
+        if named and table.catalog.lower() == FEDERATED_CATALOG:
+            return False
         relation = self._referenced(table)
         version = table.args.get("version")
         if version is None and Relation(table.db, table.name) == relation and not table.catalog:

@@ -5,12 +5,18 @@ Trino names each error (`errorName`); its message alone says what and where. Wha
 """
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from requests import exceptions as http
 from trino import exceptions as client
 
-from dataplatform.lake.dialect import EngineFailedError, QueryError
+from dataplatform.lake.dialect import (
+    EngineFailedError,
+    FileMissingError,
+    QueryError,
+    missing_file,
+)
 
 
 class TrinoFailedError(EngineFailedError):
@@ -122,6 +128,8 @@ def understood(error: Exception, where: str) -> QueryError:
 
 
 def _of_query(error: client.TrinoQueryError) -> QueryError:
+    if file := _missing_file(error.failure_info):
+        return FileMissingError(file)
     message = " ".join(error.message.split())
     kind, remedy = _MEANINGS.get(error.error_name or "", (None, ""))
     if kind is None:
@@ -131,6 +139,18 @@ def _of_query(error: client.TrinoQueryError) -> QueryError:
     if re.match(r"Catalog '.*' (not found|does not exist)", _without_place(message)):
         kind, remedy = _MEANINGS["CATALOG_NOT_FOUND"]
     return kind(f"{_placed(message)}. Remedy: {remedy}." if remedy else _placed(message))
+
+
+def _missing_file(failure: Mapping[str, Any] | None) -> str | None:
+    """Return the file that a failure, or what caused it, did not find."""
+    while failure:
+        message = failure.get("message") or ""
+        if str(failure.get("type", "")).endswith(".FileNotFoundException"):
+            return message
+        if file := missing_file(message):
+            return file
+        failure = failure.get("cause")
+    return None
 
 
 _PLACE: Final = re.compile(r"^line (\d+):(\d+): ")

@@ -17,6 +17,9 @@ path "dataplatform/data/minio/trino" {
 path "dataplatform/data/minio/catalog" {
   capabilities = ["create", "read", "update"]
 }
+path "dataplatform/data/minio/inbox" {
+  capabilities = ["create", "read", "update"]
+}
 path "dataplatform/data/postgres/dagster" {
   capabilities = ["create", "read", "update"]
 }
@@ -51,6 +54,12 @@ path "dataplatform/metadata/minio/trino" {
   }
 }
 path "dataplatform/metadata/minio/catalog" {
+  capabilities = ["read", "update"]
+  allowed_parameters = {
+    "custom_metadata" = []
+  }
+}
+path "dataplatform/metadata/minio/inbox" {
   capabilities = ["read", "update"]
   allowed_parameters = {
     "custom_metadata" = []

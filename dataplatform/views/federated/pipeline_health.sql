@@ -26,7 +26,7 @@ origins AS (
 
 SELECT
     r.day, -- day of the start, UTC
-    coalesce(o.origin, 'unknown') AS origin, -- the lake that the runs worked on: live, recorded, or unknown
+    coalesce(o.origin, 'unknown') AS origin, -- the lake that the runs worked on: live, recorded, or unknown, such as of a rotation, which works on none
     count(*) AS runs, -- all that started
     count_if(r.status = 'SUCCESS') AS succeeded, -- ended well
     count_if(r.status = 'FAILURE') AS failed, -- ended with an error
