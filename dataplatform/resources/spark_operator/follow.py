@@ -26,7 +26,7 @@ from dataplatform.resources.spark_operator.pods import (
     to_stdout,
 )
 from dataplatform.resources.spark_operator.progress import Progress, SparkUi
-from dataplatform.resources.spark_operator.spec import UI_PORT, Manifest
+from dataplatform.resources.spark_operator.spec import Manifest
 from dataplatform.resources.spark_operator.states import ApplicationState, Deadlines
 
 TICK_SECONDS: Final = 1.0
@@ -245,8 +245,7 @@ class Follower:
 
     def _ask_progress(self) -> None:
         app = self.application
-        conf = app.manifest["spec"].get("sparkConf") or {}
-        ui = SparkUi(self.client.api, app.namespace, int(conf.get("spark.ui.port", UI_PORT)))
+        ui = SparkUi(self.client.api, app.namespace, app.ui_port)
         try:
             found = ui.progress(app.driver_pod, app.spark_id or "")
         except errors.ForbiddenError as error:
