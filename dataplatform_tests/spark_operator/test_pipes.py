@@ -666,6 +666,21 @@ def test_what_an_active_run_may_follow_is_left_alone(
     assert runner.payloads == ["second"]
 
 
+def test_a_step_whose_run_was_ended_leaves_the_messages_to_the_retry(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3
+) -> None:
+    def driver(pipes: PipesContext) -> None:
+        runner.instance.report_run_failed(runner.instance.get_runs()[0], "its pod was killed")
+        pipes.report_custom_message("first")
+
+    stand_in.driver = driver
+
+    runner.run()
+
+    assert runner.payloads == ["first"]
+    assert s3.objects
+
+
 def test_a_step_that_is_run_again_after_success_starts_anew(
     runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:

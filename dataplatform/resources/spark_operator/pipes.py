@@ -251,7 +251,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             with self._cancelled_on_error(context.log, app) as latest:
                 yield from self._follow(context.log, submission, session, app, latest)
             stream.metadata = latest.metadata
-            self._clear(context.log, submission.folder)
+            if not _has_lost_its_run(context):
+                self._clear(context.log, submission.folder)
         stream.invocation = PipesClientCompletedInvocation(session, metadata=latest.metadata)
 
     def _prepare(
@@ -478,6 +479,15 @@ def _claimed(name: str) -> Generator[None]:
 def _raise(failure: Exception | None) -> None:
     if failure:
         raise failure
+
+
+def _has_lost_its_run(context: OpExecutionContext) -> bool:
+    """Return whether the run was ended from outside, so that one that retries it may read along.
+
+    A step in a pod of its own outlives the pod of its run.
+    """
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.is_finished
 
 
 def _without(run_id: str, value: Any) -> Any:
