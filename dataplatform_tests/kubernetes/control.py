@@ -5,14 +5,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+import pytest
 import yaml
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget
@@ -22,6 +24,7 @@ from dagster._daemon.daemon import MonitoringDaemon
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 from dagster._grpc.client import DagsterGrpcClient
 from dagster_graphql.test.utils import execute_dagster_graphql
+from kubernetes.config import incluster_config
 
 from dataplatform_tests.kubernetes import oci
 from dataplatform_tests.kubernetes.deployment import Deployment
@@ -56,12 +59,13 @@ class Control:
     platform: Deployment
     _workspace: WorkspaceProcessContext
 
-    def launch(self, job: str, tags: Mapping[str, str]) -> str:
-        """Queue a run of a job; returns its id."""
+    def launch(self, job: str, tags: Mapping[str, str], assets: Sequence[AssetKey] = ()) -> str:
+        """Queue a run of a job, or of some of its assets; returns its id."""
         selector = {
             "repositoryLocationName": LOCATION,
             "repositoryName": "__repository__",
             "jobName": job,
+            "assetSelection": [key.to_graphql_input() for key in assets] or None,
         }
         described = [{"key": key, "value": value} for key, value in tags.items()]
         params = {"selector": selector, "executionMetadata": {"tags": described}}
@@ -89,6 +93,21 @@ class Control:
         self.wait("end of the run", lambda: self.run(run_id).is_finished)
         return self.run(run_id).status
 
+    def wait_for_executors(self, run_id: str) -> None:
+        """Wait until the application of a run has executors.
+
+        Raises:
+            AssertionError: the run ended first.
+        """
+
+        def seen() -> bool:
+            return self.run(run_id).is_finished or any(
+                map(_has_executors, self.platform.of_run(run_id))
+            )
+
+        self.wait("executors", seen)
+        assert not self.run(run_id).is_finished, self.said(run_id)
+
     def wait(self, what: str, holds: Any) -> None:
         """Wait until something holds, while the node's programs run."""
         self.platform.node.wait(what, holds, seconds=PATIENCE_SECONDS)
@@ -102,11 +121,16 @@ class Control:
             return execute_dagster_graphql(context, query, variables).data
 
 
+def _has_executors(application: Mapping[str, Any]) -> bool:
+    return "RUNNING" in application.get("status", {}).get("executorState", {}).values()
+
+
 @contextmanager
 def control(platform: Deployment, environment: Mapping[str, str]) -> Generator[Control]:
     """Start the code location and the daemon's loops; the caller's environment is the settings'."""
     home = dagster_home(platform)
     with (
+        _in_cluster(platform),
         _code_location(platform, {**environment, "DAGSTER_HOME": str(home)}) as port,
         DagsterInstance.from_config(str(home)) as instance,
         WorkspaceProcessContext(instance, GrpcServerTarget(_HOST, port, None, LOCATION)) as space,
@@ -115,16 +139,26 @@ def control(platform: Deployment, environment: Mapping[str, str]) -> Generator[C
         yield Control(instance, platform, space)
 
 
+@contextmanager
+def _in_cluster(platform: Deployment) -> Generator[None]:
+    """Give this process what a pod of the daemon has: runs get its instance, login included."""
+    token = platform.folder / "daemon.token"
+    token.write_text(platform.token("dagster"))
+    url = urlsplit(platform.node.server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBERNETES_SERVICE_HOST", str(url.hostname))
+        patch.setenv("KUBERNETES_SERVICE_PORT", str(url.port))
+        patch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+        certificate = str(platform.node.layout.api_certificate)
+        patch.setattr(incluster_config, "SERVICE_CERT_FILENAME", certificate)
+        yield
+
+
 def dagster_home(platform: Deployment) -> Path:
-    """Write `dagster.cluster.yaml` for a process outside of the node: only its login differs."""
+    """Write `dagster.cluster.yaml` for a process outside of the node: only its folders differ."""
     home = platform.folder / "dagster"
     home.mkdir()
     config = yaml.safe_load((oci.CHECKOUT / "dagster.cluster.yaml").read_text())
-    kubeconfig = str(platform.kubeconfig("dagster"))
-    config["run_launcher"]["config"] |= {
-        "load_incluster_config": False,
-        "kubeconfig_file": kubeconfig,
-    }
     for section in ("compute_logs", "local_artifact_storage"):
         [(name, _)] = config[section]["config"].items()
         config[section]["config"][name] = str(home / section)

@@ -30,6 +30,8 @@ MANIFESTS: Final = oci.CHECKOUT / "infra" / "kubernetes"
 DAGSTER: Final = "dagster"
 SPARK: Final = "spark"
 CODE_ACCOUNT: Final = "dagster-code"
+STEP_POD_JOB: Final = "inbox_job"
+"""The job whose every step gets a pod of its own."""
 _REVIEWER: Final = "vault-reviewer"
 _SIZES: Final = {
     "DRIVER_MEMORY": "1g",
@@ -62,7 +64,8 @@ class Deployment:
             if not name.startswith("vault_") or name == "vault_addr"
         }
         spark = {"IMAGE": oci.IMAGE, "MAIN_FILE": f"local://{_driver()}", **_SIZES}
-        return addresses | {f"DATAPLATFORM_SPARK_{name}": value for name, value in spark.items()}
+        sizes = {f"DATAPLATFORM_SPARK_{name}": value for name, value in spark.items()}
+        return addresses | sizes | {"DATAPLATFORM_STEP_POD_JOBS": STEP_POD_JOB}
 
     @property
     def outside(self) -> dict[str, str]:
@@ -124,6 +127,9 @@ class Deployment:
         pod = pod_spec(self.node)
         [container] = pod.pop("containers")
         container.pop("name")
+        # Of a pod in the host's network it would be the host's name.
+        own = {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+        container["env"].append({"name": "HOSTNAME", **own})
         return {"k8s": {"run_k8s_config": {"pod_spec_config": pod, "container_config": container}}}
 
     def _share_secrets(self) -> None:
@@ -164,6 +170,19 @@ class Deployment:
                 GROUP, VERSION, SPARK, PLURAL
             )
         return sorted(listed["items"], key=lambda app: app["metadata"]["creationTimestamp"])
+
+    def of_run(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the SparkApplications that a run submitted."""
+        apps = self.applications()
+        return [app for app in apps if app["metadata"]["labels"]["dagster/run-id"] == run_id]
+
+    def pods_of(self, run_id: str) -> list[client.V1Pod]:
+        """Return Dagster's pods of a run: its own, and those of its steps."""
+        with self.node.api() as api:
+            listed = client.CoreV1Api(api).list_namespaced_pod(
+                DAGSTER, label_selector=f"dagster/run-id={run_id}"
+            )
+        return listed.items
 
     def pods(self, namespace: str = SPARK) -> Mapping[str, str]:
         """Return the pods of a namespace: name to phase."""
