@@ -95,7 +95,7 @@ def _asset_jobs(step_pods: frozenset[str]) -> "dict[str, UnresolvedAssetJobDefin
 def _pod_a_step() -> ExecutorDefinition:
     from dagster_k8s import k8s_job_executor
 
-    # One at a time: the API's budget of calls is counted in a file, which pods do not share.
+    # One at a time, as within the pod of a run: more would wait for the API's budget or the lock.
     return k8s_job_executor.configured({"max_concurrent": 1}, name="k8s")
 
 
