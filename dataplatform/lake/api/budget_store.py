@@ -166,7 +166,8 @@ _LIMITS: Final = {
 
 
 def _meaning(error: "PostgresError") -> BudgetError:
-    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    # The server's own sentence; of a connection that failed, what each address said.
+    said = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
     if error.pgcode in _MISSING_CODES or _MISSING.search(said):
         return BudgetNotSetUpError(
             f"The API budget is not set up in PostgreSQL ({said}); no call is made without it."
