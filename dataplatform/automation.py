@@ -96,7 +96,7 @@ def _pod_a_step() -> ExecutorDefinition:
     from dagster_k8s import k8s_job_executor
 
     config = {
-        # The API's budget of calls is counted in a file, which pods do not share.
+        # As within the pod of a run: more would wait for the API's budget or the lock.
         "max_concurrent": 1,
         # Steps' Jobs are removed with the pod of their run.
         "enable_owner_references": True,

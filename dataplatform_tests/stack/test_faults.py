@@ -169,8 +169,10 @@ def lineage(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def empty(lake: LakePlace) -> None:
-    """Remove all tables and raw files."""
-    catalog = lake.open_catalog()
+    """Remove all views, tables and raw files: a view that is there would not be deployed anew."""
+    engine, catalog = lake.engine(), lake.open_catalog()
+    for view in engine.deployed():
+        engine.drop(view)
     for table in catalog.list_tables(NAMESPACE):
         catalog.drop_table(table)
     for stored in lake.store.list(""):
