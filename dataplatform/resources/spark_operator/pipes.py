@@ -270,7 +270,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         labels, annotations = owner.labels(), {DIGEST_ANNOTATION: digest}
         manifest = application.manifest(name, self.client.namespace, labels, annotations)
         bell = Bell()
-        reader = FolderMessageReader(folder, bell, self.following.poll_seconds)
+        patience = self.following.deadlines.store
+        reader = FolderMessageReader(folder, bell, self.following.poll_seconds, patience)
         return _Submission(name, folder, manifest, reader, bell, existing)
 
     def _existing(
