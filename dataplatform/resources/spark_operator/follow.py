@@ -27,7 +27,7 @@ from dataplatform.resources.spark_operator.pods import (
     to_stdout,
 )
 from dataplatform.resources.spark_operator.progress import Progress, SparkUi
-from dataplatform.resources.spark_operator.spec import UI_PORT, Manifest
+from dataplatform.resources.spark_operator.spec import Manifest
 from dataplatform.resources.spark_operator.states import ApplicationState, Deadlines
 
 TICK_SECONDS: Final = 1.0
@@ -35,14 +35,14 @@ LOG_SECONDS: Final = 5.0
 """The last lines of a log may come so late after the driver's end."""
 _EXCERPT: Final = 2000
 _SHORTEST: Final = 0.01
+_DELETED: Final = re.compile(r"driver pod not found|ExitCode: (137|143), Reason: (Error)?$")
+"""What the operator says of a driver whose pod was deleted: ended by SIGTERM, by SIGKILL, or gone."""
 _NEW = ApplicationState.NEW
 _RUNNING = ApplicationState.RUNNING
 _QUOTA: Final = re.compile(r"\bpods\b.* is forbidden: exceeded quota")
 """What Spark's ExecutorPodsAllocator writes."""
 _LAST_WORDS: Final = frozenset({ProblemKind.EVICTED, ProblemKind.OUT_OF_MEMORY})
 """Why a driver's pod may be gone before its application has failed."""
-_POD_GONE: Final = "driver pod not found"
-"""The operator's words (v2.5.2, internal/controller/sparkapplication/controller.go)."""
 
 Log = logging.Logger | logging.LoggerAdapter
 Write = Callable[[str], None]
@@ -198,17 +198,24 @@ class Follower:
         if app.error_message.startswith("failed to submit") or not app.attempts:
             return _submission(what, app.error_message)
         problems, details = self.diagnosis()
-        for problem in [*problems, *([self._last_words] if self._last_words else [])]:
-            if problem.role == DRIVER and problem.kind is not ProblemKind.FAILED:
+        for problem in [each for each in problems if each.role == DRIVER] or self._of_lost_driver():
+            if problem.kind is not ProblemKind.FAILED:
                 return problem.error(what, details)
-        if _POD_GONE in app.error_message:
-            return _pod_gone(what, details)
         return errors.ApplicationFailedError(
             what,
             f"the driver failed: {app.error_message or 'the operator gave no reason'}",
             "see the end of the driver's log; the whole log is the step's compute log",
             details,
         )
+
+    def _of_lost_driver(self) -> list[Problem]:
+        """Return why a driver failed whose pod is gone: what was seen last, or that it was deleted."""
+        app = self.application
+        if self._last_words:
+            return [self._last_words]
+        if not _DELETED.search(app.error_message):
+            return []
+        return [Problem(app.driver_pod, DRIVER, ProblemKind.EVICTED, "Deleted", "its pod is gone")]
 
     def diagnosis(self) -> tuple[list[Problem], list[str]]:
         """Return why pods don't run, and lines about it with the end of the driver's log."""
@@ -255,8 +262,7 @@ class Follower:
 
     def _ask_progress(self) -> None:
         app = self.application
-        conf = app.manifest["spec"].get("sparkConf") or {}
-        ui = SparkUi(self.client.api, app.namespace, int(conf.get("spark.ui.port", UI_PORT)))
+        ui = SparkUi(self.client.api, app.namespace, app.ui_port)
         try:
             found = ui.progress(app.driver_pod, app.spark_id or "")
         except errors.ForbiddenError as error:
@@ -435,15 +441,6 @@ def _excerpt(message: str) -> str:
 def _no_room(driver_pod: str, line: str) -> Problem:
     of = f"of {driver_pod}"
     return Problem(of, "executor", ProblemKind.UNSCHEDULABLE, "QuotaExceeded", line)
-
-
-def _pod_gone(what: str, details: Sequence[str]) -> errors.EvictedError:
-    return errors.EvictedError(
-        what,
-        "the driver's pod is gone: it was evicted, preempted or deleted, or its node was drained",
-        "try again; if it comes back, look who deletes pods, or give the driver a priority class",
-        details,
-    )
 
 
 def _is_running_executor(pod: Manifest) -> bool:

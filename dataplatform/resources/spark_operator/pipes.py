@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -176,6 +176,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         extras: PipesExtras | None = None,
         name_prefix: str | None = None,
         identity: SparkApplication | None = None,
+        may_omit: bool = False,
     ) -> ApplicationStream:
         """Run an application, giving each custom message while it runs.
 
@@ -189,6 +190,9 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             name_prefix: what the application's name begins with; None, the step's key.
             identity: what the next attempt knows the application by, where `application` has sizes
                 that are chosen anew by each attempt; None, the application.
+            may_omit: whether the step may leave out what it declares, such as a check that nothing
+                was looked at for. Dagster forbids it after a session of Pipes, as the driver is to
+                report everything; a step that yields results of its own knows better.
 
         Returns:
             the payloads that the driver gave `report_custom_message`; raises a SparkOperatorError
@@ -197,7 +201,9 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         op, told = op_context(context), extras or {}
         digest = digest_of(op, identity or application, told)
         return ApplicationStream(
-            lambda stream: self._messages(stream, op, application, told, digest, name_prefix)
+            lambda stream: self._messages(
+                stream, op, application, told, digest, name_prefix, may_omit
+            )
         )
 
     def left_behind(
@@ -232,20 +238,23 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         extras: PipesExtras,
         digest: str,
         name_prefix: str | None,
+        may_omit: bool,
     ) -> Generator[Any]:
         submission = self._prepare(context, application, digest, name_prefix)
         injector = FolderContextInjector(submission.folder, write=submission.existing is None)
         with (
             _claimed(submission.name),
+            _as_strict_as_before(context) if may_omit else nullcontext(),
             open_pipes_session(context, injector, submission.reader, extras) as session,
         ):
             app = self._submit(context, submission, session)
             with self._cancelled_on_error(context, app) as latest:
                 yield from self._follow(context.log, submission, session, app, latest)
             stream.metadata = latest.metadata
-            # Raised: a retry reads all of it again. Unmarked, a later run would take it for its own.
-            submission.folder.close()
-            self._clear(context.log, submission.folder)
+            if not _has_lost_its_run(context):
+                # Raised: a retry reads all of it again. Unmarked, a later run would take it for its own.
+                submission.folder.close()
+                self._clear(context.log, submission.folder)
         stream.invocation = PipesClientCompletedInvocation(session, metadata=latest.metadata)
 
     def _prepare(
@@ -262,7 +271,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         labels, annotations = owner.labels(), {DIGEST_ANNOTATION: digest}
         manifest = application.manifest(name, self.client.namespace, labels, annotations)
         bell = Bell()
-        reader = FolderMessageReader(folder, bell, self.following.poll_seconds)
+        patience = self.following.deadlines.store
+        reader = FolderMessageReader(folder, bell, self.following.poll_seconds, patience)
         driver = OneDriver(folder, is_new=existing is None)
         return _Submission(name, folder, manifest, reader, bell, driver, existing)
 
@@ -482,6 +492,17 @@ class _Given:
 
 
 @contextmanager
+def _as_strict_as_before(context: OpExecutionContext) -> Generator[None]:
+    """Take back that each output of the step has to be reported, which a session of Pipes demands."""
+    step = context.get_step_execution_context()
+    before = step.requires_typed_event_stream
+    try:
+        yield
+    finally:
+        step._requires_typed_event_stream = before  # noqa: SLF001  Dagster can only set it
+
+
+@contextmanager
 def _claimed(name: str) -> Generator[None]:
     with _followed_lock:
         _followed.add(name)
@@ -508,3 +529,12 @@ def _is_left_for_retry(context: OpExecutionContext, name: str, error: BaseExcept
         return False
     context.log.warning("%s goes on: this run was not canceled, and its retry takes over.", name)
     return True
+
+
+def _has_lost_its_run(context: OpExecutionContext) -> bool:
+    """Return whether the run was ended from outside, so that one that retries it may read along.
+
+    A step in a pod of its own outlives the pod of its run.
+    """
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.is_finished
