@@ -126,6 +126,24 @@ def evict(step: Step, pod: str) -> None:
     step.node.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
 
 
+CHANGES: list[dict[str, Any]] = [{"suspend": True}, {"sparkConf": {"spark.ui.port": "4041"}}]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=["suspended", "edited"])
+def test_an_application_whose_driver_others_restart_is_deleted(
+    failing: Step, change: dict[str, Any]
+) -> None:
+    def disturb(_message: Any) -> None:
+        where = ["sparkapplication", failing.names()[0], "-n", failing.namespace]
+        patch = json.dumps({"spec": change})
+        failing.node.kubectl("patch", *where, "--type=merge", "-p", patch)
+
+    outcome = failing.run(failing.light(HOLD), disturb)
+
+    outcome.shows(errors.DriverRestartedError, "others started it again")
+    failing.nothing_left()
+
+
 @pytest.mark.parametrize("why", ["selector", "quota"])
 def test_a_driver_without_executors_is_deleted(failing: Step, why: str) -> None:
     failing.hurry(executors=2)
