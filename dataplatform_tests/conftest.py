@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
 """The first test of a tier with servers may have to build them."""
+LONG = {"test_kill.py", "test_ui.py"}
+"""Eight and five minutes."""
 
 
 def pytest_configure() -> None:
@@ -32,11 +34,32 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what needs servers last, as they may still be installing, and what kills them at the end."""
-    items.sort(key=lambda item: [m in item.keywords for m in ("faults", "kubernetes", "stack")])
+    """Order the tests, and say which of them share servers: two processes may run them (`-n 2`).
+
+    Those that take minutes come first, as what others need may still be installing; what kills
+    servers comes after all that use them, and Kubernetes, which is compiled, last.
+    """
+    items.sort(key=_turn)
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
         if _seconds(item) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_seconds(item)))
+
+
+def _turn(item: pytest.Item) -> list[bool]:
+    is_long = item.path.name in LONG
+    return [not is_long, *(m in item.keywords for m in ("kubernetes", "faults")), not _is_stack(item)]
+
+
+def _group(item: pytest.Item) -> str:
+    """Return what one process runs as a whole: a tier's folder with its servers, or a file."""
+    if item.get_closest_marker("kubernetes"):
+        return "kubernetes"
+    return str(item.path.parent if _is_stack(item) else item.path)
+
+
+def _is_stack(item: pytest.Item) -> bool:
+    return item.get_closest_marker("stack") is not None
 
 
 def _seconds(item: pytest.Item) -> int:
