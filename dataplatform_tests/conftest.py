@@ -10,8 +10,9 @@ import pytest
 
 from dataplatform.lake.spark import local_conf, prepare_environment
 from dataplatform_tests.kubernetes.fixtures import cluster, operator, spark_namespace
+from dataplatform_tests.stack.fixtures import stack
 
-__all__ = ["cluster", "operator", "spark_namespace"]
+__all__ = ["cluster", "operator", "spark_namespace", "stack"]
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -124,6 +124,7 @@ class SparkClusterResource(SparkResource):
         secret_paths: secrets that the driver reads, each mounted from a Secret of its own.
         secret_prefix: what the names of those Secrets begin with.
         sizes: how large an application is, where a run's tags do not say otherwise.
+        deadlines: seconds that an application may stay in a state, where not as the library has it.
     """
 
     image: str | None = None
@@ -141,6 +142,7 @@ class SparkClusterResource(SparkResource):
     secret_paths: list[str] = Field(default_factory=lambda: ["minio/platform", "postgres/dagster"])
     secret_prefix: str = "dataplatform-"  # noqa: S105  of names of Secrets
     sizes: SparkSizes = SparkSizes()
+    deadlines: dict[str, float] = Field(default={})
 
     @classmethod
     def from_settings(cls, settings: "Settings", spark: "SparkSettings") -> "SparkClusterResource":
@@ -162,6 +164,7 @@ class SparkClusterResource(SparkResource):
             secret_paths=["minio/platform", "postgres/dagster", *login],
             secret_prefix=spark.secret_prefix,
             sizes=SparkSizes(**{name: getattr(spark, name) for name in SparkSizes.model_fields}),
+            deadlines=spark.deadlines,
         )
 
     def build(
@@ -258,7 +261,7 @@ class SparkClusterResource(SparkResource):
             make_folder(operator.s3(), self.event_log)
         extras = order.model_dump(mode="json")
         stream = operator.pipes_client().stream(
-            context=context, application=application, extras=extras
+            context=context, application=application, extras=extras, may_omit=True
         )
         with closing(stream):
             yield from stream
@@ -273,6 +276,7 @@ class SparkClusterResource(SparkResource):
             pipes_prefix=PIPES_PREFIX,
             ui_url=self.ui_url,
             history_url=self.history_url,
+            deadlines=self.deadlines,
         )
 
 

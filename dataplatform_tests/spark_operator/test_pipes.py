@@ -9,7 +9,9 @@ from uuid import uuid4
 
 import pytest
 from dagster import (
+    AssetCheckSpec,
     AssetExecutionContext,
+    AssetSpec,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
@@ -17,6 +19,7 @@ from dagster import (
     MaterializeResult,
     asset,
     materialize,
+    multi_asset,
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster_pipes import PipesContext
@@ -162,6 +165,25 @@ def test_messages_come_in_order_and_results_become_dagsters(
     )
     assert s3.objects == {}, "context and messages are left behind"
     assert len(server.names()) == 1, "it stays until its time to live is over"
+
+
+@pytest.mark.parametrize("may_omit", [True, False])
+def test_a_step_may_leave_out_a_check_only_where_it_says_so(
+    runner: Runner, stand_in: StandIn, may_omit: bool
+) -> None:
+    @multi_asset(
+        specs=[AssetSpec("prices")],
+        check_specs=[AssetCheckSpec("fresh", asset="prices")],
+        can_subset=True,
+    )
+    def prices(context: AssetExecutionContext) -> Iterator[MaterializeResult]:
+        client = runner.pipes_client()
+        with client.stream(context=context, application=APPLICATION, may_omit=may_omit) as messages:
+            yield from (MaterializeResult(asset_key=key) for key in messages)
+
+    stand_in.driver = reports("prices")
+    result = materialize([prices], instance=runner.instance, raise_on_error=False)
+    assert result.success is may_omit
 
 
 def test_a_message_is_given_while_the_application_runs(runner: Runner, stand_in: StandIn) -> None:
@@ -642,6 +664,21 @@ def test_what_an_active_run_may_follow_is_left_alone(
     assert len(server.names()) == 2
     assert name in server.names()
     assert runner.payloads == ["second"]
+
+
+def test_a_step_whose_run_was_ended_leaves_the_messages_to_the_retry(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3
+) -> None:
+    def driver(pipes: PipesContext) -> None:
+        runner.instance.report_run_failed(runner.instance.get_runs()[0], "its pod was killed")
+        pipes.report_custom_message("first")
+
+    stand_in.driver = driver
+
+    runner.run()
+
+    assert runner.payloads == ["first"]
+    assert s3.objects
 
 
 def test_a_step_that_is_run_again_after_success_starts_anew(

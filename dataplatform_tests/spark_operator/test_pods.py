@@ -154,18 +154,47 @@ def test_a_sidecar_that_ended_is_not_sparks_problem() -> None:
     assert diagnose(made) is None
 
 
+def event(reason: str, message: str, kind: str = "Warning") -> dict[str, Any]:
+    said = {"type": kind, "reason": reason, "message": message, "lastTimestamp": "1"}
+    return said | {"metadata": {"name": reason}}
+
+
 def test_a_volume_that_cant_be_mounted_is_found_among_the_events(server: ApiServer) -> None:
-    event = {
-        "metadata": {"name": "e"},
-        "reason": "FailedMount",
-        "message": MOUNT,
-        "lastTimestamp": "1",
-    }
-    server.put("events", event)
+    server.put("events", event("Scheduled", "to node-1", "Normal"))
+    server.put("events", event("FailedMount", MOUNT))
 
     problems = PodInspector(server.api(), "spark").problems([pod(waiting("ContainerCreating"))])
 
     assert [str(each) for each in problems] == [f"driver app-driver: FailedMount - {MOUNT}"]
+
+
+def test_a_volume_that_was_late_is_no_problem_while_the_image_is_pulled(server: ApiServer) -> None:
+    server.put("events", event("FailedMount", MOUNT))
+    server.put("events", event("Pulling", 'Pulling image "spark:1"', "Normal"))
+
+    inspector = PodInspector(server.api(), "spark")
+
+    assert inspector.problems([pod(waiting("ContainerCreating"))]) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "reason", "kind"),
+    [
+        ("driver", "Error", ProblemKind.EVICTED),
+        ("driver", "OOMKilled", ProblemKind.OUT_OF_MEMORY),
+        ("executor", "Error", ProblemKind.FAILED),
+    ],
+)
+def test_a_driver_whose_pod_is_deleted_did_not_fail_by_itself(
+    role: str, reason: str, kind: ProblemKind
+) -> None:
+    made = pod(ended(reason, 137), role)
+    made["metadata"]["deletionTimestamp"] = "2026-11-23T05:36:10Z"
+
+    found = diagnose(made)
+
+    assert found is not None
+    assert found.kind is kind
 
 
 def test_the_drivers_problem_comes_first(server: ApiServer) -> None:

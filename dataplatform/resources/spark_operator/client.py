@@ -11,7 +11,7 @@ from typing import Any, Final
 from dataplatform.resources.spark_operator import errors
 from dataplatform.resources.spark_operator.api import Clock, KubernetesApi, Stop, Target, connect
 from dataplatform.resources.spark_operator.ownership import NONCE_ANNOTATION
-from dataplatform.resources.spark_operator.spec import API_VERSION, Manifest
+from dataplatform.resources.spark_operator.spec import API_VERSION, UI_PORT, Manifest
 from dataplatform.resources.spark_operator.states import ApplicationState, Deadlines
 
 PLURAL: Final = "sparkapplications"
@@ -86,6 +86,13 @@ class Application:
     def driver_pod(self) -> str:
         """The name of the driver's pod."""
         return (self.status.get("driverInfo") or {}).get("podName") or f"{self.name}-driver"
+
+    @property
+    def ui_port(self) -> int:
+        """The port of the driver's UI: as Spark was told, or as the operator found it."""
+        conf = self.manifest["spec"].get("sparkConf") or {}
+        found = (self.status.get("driverInfo") or {}).get("webUIPort")
+        return int(conf.get("spark.ui.port") or found or UI_PORT)
 
     @property
     def spark_id(self) -> str | None:

@@ -122,7 +122,7 @@ class OutOfMemoryError(ApplicationFailedError):
 
 
 class EvictedError(ApplicationFailedError):
-    """The driver's node threw it out: it was drained, preempted, lost or short of a resource."""
+    """The driver was thrown out: its node was drained, lost or short, or its pod was deleted."""
 
     transient = True
 

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -204,6 +204,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         application: SparkApplication,
         extras: PipesExtras | None = None,
         name_prefix: str | None = None,
+        may_omit: bool = False,
     ) -> ApplicationStream:
         """Run an application, giving each custom message while it runs.
 
@@ -215,6 +216,9 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             application: what to run.
             extras: what the driver is told besides; JSON.
             name_prefix: what the application's name begins with; None, the step's key.
+            may_omit: whether the step may leave out what it declares, such as a check that nothing
+                was looked at for. Dagster forbids it after a session of Pipes, as the driver is to
+                report everything; a step that yields results of its own knows better.
 
         Returns:
             the payloads that the driver gave `report_custom_message`; raises a SparkOperatorError
@@ -222,7 +226,9 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         """
         op = op_context(context)
         return ApplicationStream(
-            lambda stream: self._messages(stream, op, application, extras or {}, name_prefix)
+            lambda stream: self._messages(
+                stream, op, application, extras or {}, name_prefix, may_omit
+            )
         )
 
     def _messages(
@@ -232,18 +238,21 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         application: SparkApplication,
         extras: PipesExtras,
         name_prefix: str | None,
+        may_omit: bool,
     ) -> Generator[Any]:
         submission = self._prepare(context, application, extras, name_prefix)
         injector = FolderContextInjector(submission.folder, write=submission.existing is None)
         with (
             _claimed(submission.name),
+            _as_strict_as_before(context) if may_omit else nullcontext(),
             open_pipes_session(context, injector, submission.reader, extras) as session,
         ):
             app = self._submit(context.log, submission, session)
             with self._cancelled_on_error(context.log, app) as latest:
                 yield from self._follow(context.log, submission, session, app, latest)
             stream.metadata = latest.metadata
-            self._clear(context.log, submission.folder)
+            if not _has_lost_its_run(context):
+                self._clear(context.log, submission.folder)
         stream.invocation = PipesClientCompletedInvocation(session, metadata=latest.metadata)
 
     def _prepare(
@@ -261,7 +270,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         labels, annotations = owner.labels(), {DIGEST_ANNOTATION: digest}
         manifest = application.manifest(name, self.client.namespace, labels, annotations)
         bell = Bell()
-        reader = FolderMessageReader(folder, bell, self.following.poll_seconds)
+        patience = self.following.deadlines.store
+        reader = FolderMessageReader(folder, bell, self.following.poll_seconds, patience)
         return _Submission(name, folder, manifest, reader, bell, existing)
 
     def _existing(
@@ -446,6 +456,17 @@ class _Given:
 
 
 @contextmanager
+def _as_strict_as_before(context: OpExecutionContext) -> Generator[None]:
+    """Take back that each output of the step has to be reported, which a session of Pipes demands."""
+    step = context.get_step_execution_context()
+    before = step.requires_typed_event_stream
+    try:
+        yield
+    finally:
+        step._requires_typed_event_stream = before  # noqa: SLF001  Dagster can only set it
+
+
+@contextmanager
 def _claimed(name: str) -> Generator[None]:
     with _followed_lock:
         _followed.add(name)
@@ -459,6 +480,15 @@ def _claimed(name: str) -> Generator[None]:
 def _raise(failure: Exception | None) -> None:
     if failure:
         raise failure
+
+
+def _has_lost_its_run(context: OpExecutionContext) -> bool:
+    """Return whether the run was ended from outside, so that one that retries it may read along.
+
+    A step in a pod of its own outlives the pod of its run.
+    """
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.is_finished
 
 
 def _without(run_id: str, value: Any) -> Any:

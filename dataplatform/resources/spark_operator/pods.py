@@ -128,6 +128,7 @@ _START: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"}
 )
 _START_CODES: Final = frozenset({"ContainerCannotRun", "StartError"})
+_MOUNTED: Final = frozenset({"Pulling", "Pulled"})
 _STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
 _EVICTIONS: Final = frozenset(
     {"Evicted", "Preempting", "NodeLost", "NodeAffinity", "NodeShutdown", "Terminated", "Shutdown"}
@@ -186,6 +187,8 @@ def _ended(pod: Manifest, ended: Mapping[str, Any]) -> Problem:
     said = f"exit code {code}. {ended.get('message') or ''}"
     if reason == "OOMKilled" or code == _JVM_OUT_OF_MEMORY:
         return _problem(pod, ProblemKind.OUT_OF_MEMORY, reason, said)
+    if role(pod) == DRIVER and "deletionTimestamp" in pod["metadata"]:
+        return _problem(pod, ProblemKind.EVICTED, "Deleted", f"its pod was deleted; {said}")
     kind = ProblemKind.START if reason in _START_CODES else ProblemKind.FAILED
     return _problem(pod, kind, reason, said)
 
@@ -248,11 +251,14 @@ class PodInspector:
         if not is_waiting_to_start(pod):
             return None
         name = pod["metadata"]["name"]
-        query = {"fieldSelector": f"involvedObject.name={name},type=Warning"}
+        query = {"fieldSelector": f"involvedObject.name={name}"}
         events = self.api.request("GET", self._target("list", "events"), query, patience=0)["items"]
-        if not events:
+        warnings = [event for event in events if event.get("type") == "Warning"]
+        # Spark makes config maps after the pod that mounts them: what failed at first has succeeded
+        # when the image is pulled, which may take long.
+        if not warnings or any(event["reason"] in _MOUNTED for event in events):
             return None
-        last = max(events, key=lambda event: event.get("lastTimestamp") or "")
+        last = max(warnings, key=lambda event: event.get("lastTimestamp") or "")
         return _problem(pod, ProblemKind.START, last["reason"], last.get("message"))
 
     def log_tail(self, pod: str, lines: int = TAIL_LINES) -> list[str]:
