@@ -34,6 +34,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests, and say which of them share servers: two processes may run them (`-n 2`).
 
