@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from dataplatform.lake.spark import local_conf, prepare_environment
 from dataplatform_tests.kubernetes.fixtures import cluster, operator, spark_namespace
@@ -16,12 +17,18 @@ __all__ = ["cluster", "operator", "spark_namespace", "stack"]
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from xdist.remote import Producer
 
 
 TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
 """The first test of a tier with servers may have to build them."""
 LONG = {"test_kill.py", "test_ui.py"}
 """Eight and five minutes."""
+KUBERNETES = "kubernetes"
+SERVERS = {name: name for name in ("minio", "stack", "trino", "vault", KUBERNETES)} | {
+    "spark_operator": KUBERNETES
+}
+"""Folders whose tests share servers → the name of these."""
 
 
 def pytest_configure() -> None:
@@ -34,34 +41,41 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests, and say which of them share servers: two processes may run them (`-n 2`).
+    """Run what takes minutes first, what kills servers after all that use them, Kubernetes last.
 
-    Those that take minutes come first, as what others need may still be installing; what kills
-    servers comes after all that use them, and Kubernetes, which is compiled, last.
+    What the later ones need may still be installing, and Kubernetes is compiled.
     """
     items.sort(key=_turn)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
         if _seconds(item) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_seconds(item)))
 
 
 def _turn(item: pytest.Item) -> list[bool]:
-    is_long = item.path.name in LONG
-    return [not is_long, *(m in item.keywords for m in ("kubernetes", "faults")), not _is_stack(item)]
+    has = item.keywords.__contains__
+    is_last = _group(item.nodeid) == KUBERNETES
+    return [item.path.name not in LONG, is_last, has("kubernetes"), has("faults"), not has("stack")]
 
 
-def _group(item: pytest.Item) -> str:
-    """Return what one process runs as a whole: a tier's folder with its servers, or a file."""
-    if item.get_closest_marker("kubernetes"):
-        return "kubernetes"
-    return str(item.path.parent if _is_stack(item) else item.path)
+class Scheduler(LoadScopeScheduling):
+    """Has one process run all tests that share servers, and else a file at a time (`-n 2`).
+
+    By name, as the marks of tests are not known to the process that deals them out.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
 
 
-def _is_stack(item: pytest.Item) -> bool:
-    return item.get_closest_marker("stack") is not None
+def _group(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return SERVERS.get(Path(file).parent.name, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> Scheduler:
+    """Deal out the tests."""
+    return Scheduler(config, log)
 
 
 def _seconds(item: pytest.Item) -> int:
