@@ -95,8 +95,13 @@ def _asset_jobs(step_pods: frozenset[str]) -> "dict[str, UnresolvedAssetJobDefin
 def _pod_a_step() -> ExecutorDefinition:
     from dagster_k8s import k8s_job_executor
 
-    # One at a time: the API's budget of calls is counted in a file, which pods do not share.
-    return k8s_job_executor.configured({"max_concurrent": 1}, name="k8s")
+    config = {
+        # As within the pod of a run: more would wait for the API's budget or the lock.
+        "max_concurrent": 1,
+        # Steps' Jobs are removed with the pod of their run.
+        "enable_owner_references": True,
+    }
+    return k8s_job_executor.configured(config, name="k8s")
 
 
 def build_jobs(

@@ -44,6 +44,8 @@ class SparkSettings(BaseSettings):
         executors: how many; unset, as many as the input is worth.
         max_executors: never more.
         megabytes_per_executor: stored input that one executor is worth.
+        deadlines: seconds that an application may stay in a state, as JSON, such as
+            `{"image_pull": 600}`; unset, those of the operator's library.
     """
 
     model_config = SettingsConfigDict(
@@ -69,3 +71,4 @@ class SparkSettings(BaseSettings):
     executors: Annotated[int, Field(ge=1)] | None = None
     max_executors: Annotated[int, Field(ge=1)] = 20
     megabytes_per_executor: Annotated[int, Field(ge=1)] = 256
+    deadlines: dict[str, float] = {}

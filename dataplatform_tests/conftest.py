@@ -7,18 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from dataplatform.lake.spark import local_conf, prepare_environment
 from dataplatform_tests.kubernetes.fixtures import cluster, operator, spark_namespace
+from dataplatform_tests.stack.fixtures import stack
 
-__all__ = ["cluster", "operator", "spark_namespace"]
+__all__ = ["cluster", "operator", "spark_namespace", "stack"]
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from xdist.remote import Producer
 
 
 TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
 """The first test of a tier with servers may have to build them."""
+LONG = {"test_kill.py", "test_ui.py"}
+"""Eight and five minutes."""
+KUBERNETES = "kubernetes"
+SERVERS = {name: name for name in ("minio", "stack", "trino", "vault", KUBERNETES)} | {
+    "spark_operator": KUBERNETES
+}
+"""Folders whose tests share servers → the name of these."""
 
 
 def pytest_configure() -> None:
@@ -32,11 +42,40 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what needs servers last, as they may still be installing, and what kills them at the end."""
-    items.sort(key=lambda item: [m in item.keywords for m in ("faults", "kubernetes", "stack")])
+    """Run what takes minutes first, what kills servers after all that use them, Kubernetes last.
+
+    What the later ones need may still be installing, and Kubernetes is compiled.
+    """
+    items.sort(key=_turn)
     for item in items:
         if _seconds(item) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_seconds(item)))
+
+
+def _turn(item: pytest.Item) -> list[bool]:
+    has = item.keywords.__contains__
+    is_last = _group(item.nodeid) == KUBERNETES
+    return [item.path.name not in LONG, is_last, has("kubernetes"), has("faults"), not has("stack")]
+
+
+class Scheduler(LoadScopeScheduling):
+    """Has one process run all tests that share servers, and else a file at a time (`-n 2`).
+
+    By name, as the marks of tests are not known to the process that deals them out.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def _group(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return SERVERS.get(Path(file).parent.name, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> Scheduler:
+    """Deal out the tests."""
+    return Scheduler(config, log)
 
 
 def _seconds(item: pytest.Item) -> int:

@@ -2,18 +2,22 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 import pytest
 from dagster import (
+    AssetExecutionContext,
+    DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRun,
+    DagsterRunStatus,
     Definitions,
     EventLogEntry,
     ExecuteInProcessResult,
+    ResourceDefinition,
     job,
     op,
 )
@@ -66,7 +70,7 @@ def run(
     instance: DagsterInstance,
     specs: Mapping[str, TableSpec],
     on_retry: Callable[[], object] = lambda: None,
-    spark: SparkLocalResource | None = None,
+    spark: SparkLocalResource | ResourceDefinition | None = None,
 ) -> ExecuteInProcessResult:
     def listen(entry: EventLogEntry) -> None:
         if entry.dagster_event and entry.dagster_event.event_type_value == "STEP_UP_FOR_RETRY":
@@ -105,6 +109,30 @@ def test_what_heals_meanwhile_does_not_fail_the_run(
     result = run(lake, instance, {"coins": COINS}, on_retry=blocked.unlink)
     assert result.success
     assert retries(result) == 1
+
+
+@dataclass
+class Interrupted:
+    """Stands for Spark in a process that is told to end, for a run that is cancelled or not."""
+
+    cancelled: bool
+
+    def build(self, context: AssetExecutionContext, *_: object) -> Iterator[Never]:
+        if self.cancelled:
+            context.instance.report_run_canceling(context.run)
+        raise DagsterExecutionInterruptedError
+        yield
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_step_is_not_begun_again_where_its_run_is_cancelled(
+    lake: LakeResource, instance: DagsterInstance, cancelled: bool
+) -> None:
+    spark = ResourceDefinition.hardcoded_resource(Interrupted(cancelled))
+    result = run(lake, instance, {"coins": COINS}, spark=spark)
+    assert retries(result) == (0 if cancelled else 2)
+    ended = DagsterRunStatus.CANCELED if cancelled else DagsterRunStatus.FAILURE
+    assert stored(instance, result).status is ended
 
 
 def test_what_does_not_is_left_to_a_new_process(

@@ -57,6 +57,10 @@ class ProcessCluster(SparkClusterResource):
     # Dagster copies a resource for each run.
     submitted: "ClassVar[list[SparkApplication]]" = []  # noqa: RUF012  annotated, but as text
     ending: ClassVar[Exception | None] = None
+    is_left_behind: ClassVar[bool] = False
+
+    def _left_behind(self, context: Any, order: "Order") -> bool:
+        return self.is_left_behind
 
     def _stream(
         self, context: Any, order: "Order", application: "SparkApplication"
@@ -131,6 +135,18 @@ def test_one_application_builds_the_tables_and_none_starts_when_nothing_is_new(
     observed = [e for e in maintained.all_events if e.event_type_value == "ASSET_OBSERVATION"]
     assert [event.asset_key.path[-1] for event in observed if event.asset_key] == ["coins"]
     assert len(spark.submitted) == 2
+
+
+def test_what_the_attempt_before_left_behind_is_followed_although_nothing_is_new(
+    tmp_path: Path, spark: ProcessCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = LakeResource(home=str(tmp_path / "bare"), origin="recorded")
+    monkeypatch.setattr(ProcessCluster, "ending", OutOfMemoryError("spark/app", "x", "y"))
+    run(bare, spark)
+    assert spark.submitted == []
+    monkeypatch.setattr(ProcessCluster, "is_left_behind", True)
+    run(bare, spark)
+    assert len(spark.submitted) == 1
 
 
 def test_nothing_is_started_to_maintain_what_is_not_built(

@@ -31,6 +31,7 @@ from dagster import (
     asset,
 )
 
+from dataplatform.assets.cancellation import not_retried_if_cancelled
 from dataplatform.assets.partitions import DAILY
 from dataplatform.assets.pods import pod_tags
 from dataplatform.assets.raw_preview import preview
@@ -101,7 +102,8 @@ def raw_asset(endpoint: Endpoint) -> AssetsDefinition:
     ) -> MaterializeResult:
         if lake.lake_origin == "recorded":
             return _result(endpoint, lake.raw_zone, _recorded(lake.raw_zone, endpoint), {})
-        landing = _fetch(context, endpoint, lake.raw_zone, coingecko)
+        with not_retried_if_cancelled(context):
+            landing = _fetch(context, endpoint, lake.raw_zone, coingecko)
         return _result(endpoint, lake.raw_zone, [landing], _budget(coingecko))
 
     return _raw

@@ -31,6 +31,7 @@ from dagster import (
     multi_asset,
 )
 
+from dataplatform.assets.cancellation import not_retried_if_cancelled
 from dataplatform.assets.lineage import lineage_metadata
 from dataplatform.assets.plots import ATTRIBUTION, markdown_table, plot_metadata
 from dataplatform.assets.pods import pod_tags
@@ -76,7 +77,8 @@ def build_table_assets(specs: Mapping[str, TableSpec] | None = None) -> AssetsDe
         context: AssetExecutionContext, lake: LakeResource, spark: SparkResource
     ) -> Iterator[MaterializeResult | AssetCheckResult]:
         selected = {key.path[-1] for key in context.selected_asset_keys}
-        yield from _build(context, lake, spark, declared, selected)
+        with not_retried_if_cancelled(context):
+            yield from _build(context, lake, spark, declared, selected)
 
     return _tables
 

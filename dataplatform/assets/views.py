@@ -23,6 +23,7 @@ from dagster import (
     multi_asset_check,
 )
 
+from dataplatform.assets.cancellation import not_retried_if_cancelled
 from dataplatform.assets.lineage import lineage_metadata, relation_key
 from dataplatform.assets.plots import plot_metadata, preview_markdown
 from dataplatform.assets.pods import pod_tags
@@ -86,7 +87,8 @@ def _view_asset(
     ) -> MaterializeResult:
         _ensure_tables(lake, view)
         engine = views.engine(lake)
-        answer, changed = _deployed(context, engine, view, views.sample_rows)
+        with not_retried_if_cancelled(context):
+            answer, changed = _deployed(context, engine, view, views.sample_rows)
         return MaterializeResult(
             metadata={
                 **_metadata(view, declared, answer),

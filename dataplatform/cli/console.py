@@ -53,12 +53,14 @@ def user_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(command)
     def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        from dataplatform.lake.api.budget_store import BudgetError
         from dataplatform.lake.dialect import QueryError
         from dataplatform.lake.place import NotConfiguredError
         from dataplatform.lake.secrets import SecretError
         from dataplatform.lake.store.errors import ObjectStoreError
 
-        known = (UserError, QueryError, NotConfiguredError, SecretError, ObjectStoreError)
+        lake = (QueryError, NotConfiguredError, ObjectStoreError)
+        known = (UserError, BudgetError, SecretError, *lake)
         try:
             return command(*args, **kwargs)
         except known as error:

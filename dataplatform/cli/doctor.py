@@ -239,16 +239,22 @@ def duckdb(_settings: "Settings") -> Finding:
 
 def api(settings: "Settings") -> Finding:
     """The API answers, and takes the key."""
+    from dataplatform.lake.api.budget_store import BudgetError
+    from dataplatform.lake.place import NotConfiguredError
     from dataplatform.profiles import lake_place
     from dataplatform.resources.coingecko import CoinGeckoResource
 
     client = CoinGeckoResource.from_settings(settings)
-    answer = client.ping()
     what = f"CoinGecko API ({client.tier_in_force})"
+    # Recordings need no API.
+    needed = settings.profile != "local" and lake_place(settings).origin == "live"
+    unwell: State = "fail" if needed else "warn"
+    try:
+        answer = client.ping()
+    except (BudgetError, NotConfiguredError) as error:
+        return from_message(what, f"not asked: {error}", unwell)
     if not answer.reachable:
-        # Recordings need no API.
-        needed = settings.profile != "local" and lake_place(settings).origin == "live"
-        found = from_message(what, answer.detail, "fail" if needed else "warn")
+        found = from_message(what, answer.detail, unwell)
         remedy = "check the network; until then: dp run --origin recorded"
         return Finding(what, found.state, f"not reachable: {found.detail}", remedy)
     if " → " in answer.detail:  # It answered, and refused.

@@ -1,5 +1,7 @@
 """Where a lake lies: its raw files, its catalog and its writers' lock; one lake an origin.
 
+The API's budgets are where the lock is, and both lakes share them.
+
 Everything that knows whether a lake is folders or servers is here: the rest asks a `LakePlace`.
 """
 
@@ -17,6 +19,7 @@ from dataplatform.lake.writer_lock import StillWriter
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
+    from dataplatform.lake.api.budget_store import BudgetStore
     from dataplatform.lake.catalog import CatalogServer
     from dataplatform.lake.view_engine import QueryEngine
     from dataplatform.lake.views import Relation
@@ -133,6 +136,10 @@ class LakePlace(ABC):
         """
 
     @abstractmethod
+    def budget_store(self) -> "BudgetStore":
+        """Return where all who ask the API, for either lake, share their budgets; not opened yet."""
+
+    @abstractmethod
     def engine(self, declared: "Iterable[Relation]" = ()) -> "QueryEngine":
         """Return what answers SQL over this lake.
 
@@ -222,6 +229,12 @@ class LocalLake(LakePlace):
 
         return file_lock(self.root, holder, timeout)
 
+    def budget_store(self) -> "BudgetStore":
+        """Return a file, for all processes of this machine."""
+        from dataplatform.lake.api.budget_store import SqliteStore
+
+        return SqliteStore(self.home / "ratelimit.sqlite")
+
     def engine(self, declared: "Iterable[Relation]" = ()) -> "QueryEngine":
         """Return DuckDB over the current tables."""
         from dataplatform.lake.query import EmbeddedEngine
@@ -309,6 +322,16 @@ class ServerLake(LakePlace):
 
         return postgres_lock(self.servers.lock_dsn(), f"lake {self.origin}", holder, timeout)
 
+    def budget_store(self) -> "BudgetStore":
+        """Return tables in PostgreSQL, for all pods and machines."""
+        from dataplatform.lake.api.budget_store import PostgresStore
+
+        return PostgresStore(self._budget_dsn)
+
+    def _budget_dsn(self) -> str:
+        # Not the servers' method: they are asked for when the budget is.
+        return self.servers.budget_dsn()
+
     def engine(self, declared: "Iterable[Relation]" = ()) -> "QueryEngine":
         """Return Trino over the same catalog."""
         return self.servers.open_engine(self, declared)
@@ -328,7 +351,11 @@ class LakeServers(ABC):
 
     @abstractmethod
     def lock_dsn(self) -> str:
-        """Return how PostgreSQL is reached, as a libpq connection string."""
+        """Return how PostgreSQL is reached for locks, as a libpq connection string."""
+
+    @abstractmethod
+    def budget_dsn(self) -> str:
+        """Return how the database of the API's budget is reached, likewise."""
 
     @abstractmethod
     def open_engine(self, lake: ServerLake, declared: "Iterable[Relation]") -> "QueryEngine":

@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from filelock import FileLock, Timeout
 
+from dataplatform.lake.postgres import connect
+
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection
 
 StillWriter = Callable[[], None]
 """Raises LockLostError where the lock is no longer this process's."""
 _POLL_SECONDS: Final = 1.0
-_NOTICED: Final = (("idle", 30), ("interval", 10), ("count", 3))
-_KEEPALIVES: Final = {f"keepalives_{name}": value for name, value in _NOTICED}
-"""So a holder notices within a minute that the server is gone."""
-_SERVER_KEEPALIVES: Final = " ".join(
-    f"-c tcp_keepalives_{name}={value}" for name, value in _NOTICED
-)
-"""And the server that the holder's machine is: it would keep the lock for two hours by default."""
 
 
 class LakeBusyError(RuntimeError):
@@ -76,13 +71,8 @@ def postgres_lock(dsn: str, name: str, holder: str, timeout: float) -> Generator
         LakeBusyError: the holder did not finish in time.
         psycopg2.OperationalError: PostgreSQL can't be reached.
     """
-    import psycopg2
-
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-    # The server cuts names at 63 bytes, and says so.
-    connection = psycopg2.connect(
-        dsn, application_name=holder[:63], options=_SERVER_KEEPALIVES, **_KEEPALIVES
-    )
+    connection = connect(dsn, holder)
     try:
         connection.autocommit = True
         _acquire(connection, number, name, timeout)

@@ -10,7 +10,7 @@ from dagster import ConfigurableResource
 from pydantic import ConfigDict, Field, field_validator
 
 from dataplatform.lake.api.errors import without_userinfo
-from dataplatform.profiles import DEFAULT_COINS, Settings, Tier
+from dataplatform.profiles import DEFAULT_COINS, Settings, Tier, lake_place
 
 if TYPE_CHECKING:
     from dataplatform.lake.api.budget import BudgetStatus, SharedBudget
@@ -74,7 +74,8 @@ class CoinGeckoResource(ConfigurableResource):
         tier: keyless, demo or pro; None, demo where there is a key, else keyless.
         base_url: another address of the API, for a test or a proxy, without user and password.
         calls_per_minute: the budget; None, the tier's own.
-        state_folder: where the budget that all processes share is kept.
+        profile: local, stack or cluster: where the budget that all processes share is kept.
+        state_folder: the folder of its file, on `local`.
         coins: ids whose history is fetched.
         vs_currency: the currency of prices.
         markets_pages: read at most this many pages of /coins/markets; None, until the end.
@@ -89,6 +90,7 @@ class CoinGeckoResource(ConfigurableResource):
     tier: str | None = None
     base_url: str | None = None
     calls_per_minute: float | None = None
+    profile: str = "local"
     state_folder: str = ".dataplatform"
     coins: list[str] = Field(default_factory=lambda: list(DEFAULT_COINS))
     vs_currency: str = "usd"
@@ -114,6 +116,7 @@ class CoinGeckoResource(ConfigurableResource):
             tier=settings.coingecko_tier,
             base_url=without_userinfo(address) if address else None,
             calls_per_minute=settings.coingecko_calls_per_minute,
+            profile=settings.profile,
             state_folder=str(settings.home),
             coins=list(settings.coins),
             vs_currency=settings.vs_currency,
@@ -156,7 +159,11 @@ class CoinGeckoResource(ConfigurableResource):
         return self.client.fetch(path, params)
 
     def ping(self) -> Reachability:
-        """Ask whether the API is there: one short try, not paced, not retried."""
+        """Ask whether the API is there: one short try, not paced, not retried.
+
+        Raises:
+            BudgetError: the try can't be counted, so it says nothing about the API.
+        """
         from dataplatform.lake.api.client import json_of
         from dataplatform.lake.api.errors import ApiError, PermanentApiError
 
@@ -183,7 +190,11 @@ class CoinGeckoResource(ConfigurableResource):
         return _key_usage(json_of(self.client.fetch("/key")))
 
     def budget(self) -> "BudgetStatus":
-        """Return the calls used this minute and month, the limits, and what is left."""
+        """Return the calls used this minute and month, the limits, and what is left.
+
+        Raises:
+            BudgetError: on servers, PostgreSQL is away, or not set up for it.
+        """
         return self._shared_budget.status()
 
     @cached_property
@@ -200,8 +211,10 @@ class CoinGeckoResource(ConfigurableResource):
 
         from dataplatform.lake.api.budget import SharedBudget
 
+        home = Path(self.state_folder)
+        place = lake_place(Settings.model_validate({"profile": self.profile, "home": home}))
         return SharedBudget(
-            Path(self.state_folder) / "ratelimit.sqlite",
+            place.budget_store(),
             f"{self.tier_in_force}@{urlsplit(self._address).hostname}",
             self.calls_per_minute or self.rules.calls_per_minute,
             self.rules.calls_per_month,

@@ -6,7 +6,6 @@ process asks Vault when it connects, so a rotation reaches those that run for mo
 
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.engine.url import URL, make_url
 
 from dataplatform.addresses import in_database
+from dataplatform.lake.postgres import LOGIN_REFUSED
 from dataplatform.lake.secrets import SecretError
 from dataplatform.lake.store.buckets import LOGS
 from dataplatform.profiles import Settings
@@ -100,10 +100,6 @@ def fresh_key() -> dict[str, str]:
 
 
 _login: Final = RememberedSecret("postgres/dagster")
-_LOGIN_REFUSED: Final = re.compile(
-    'password authentication failed|role ".*" (does not exist|is not permitted to log in)'
-)
-"""What PostgreSQL says under SQLSTATE class 28; psycopg2 gives no code of a connection that failed."""
 _REMEDY: Final = (
     "Remedy: see that PostgreSQL runs (`dp stack status`), and that the secret postgres/dagster in"
     " Vault is a login that it knows."
@@ -134,7 +130,7 @@ class VaultLogin(CreateEnginePlugin):
             try:
                 return psycopg2.connect(*args, **{**params, **login})
             except psycopg2.OperationalError as error:
-                if _LOGIN_REFUSED.search(str(error)):
+                if LOGIN_REFUSED.search(str(error)):
                     _login.forget()
                 # Of the same kind: Dagster tries again what fails so.
                 raise psycopg2.OperationalError(f"{str(error).strip()}. {_REMEDY}") from None

@@ -74,12 +74,21 @@ class PlatformServers(LakeServers):
 
     def lock_dsn(self) -> str:
         """Return how Dagster's database is reached."""
+        return self._dsn("dagster")
+
+    def budget_dsn(self) -> str:
+        """Return how the database of the API's budget is reached."""
+        from dataplatform.lake.api.budget_store import DATABASE
+
+        return self._dsn(DATABASE)
+
+    def _dsn(self, database: str) -> str:
         from psycopg2.extensions import make_dsn
 
         address = required(self._settings, "postgres_url")
         login = self._secrets.read("postgres/dagster")
         return make_dsn(
-            in_database(address, "dagster"),
+            in_database(address, database),
             user=login["username"],
             password=login["password"],
             connect_timeout=10,

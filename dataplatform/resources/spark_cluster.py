@@ -124,6 +124,7 @@ class SparkClusterResource(SparkResource):
         secret_paths: secrets that the driver reads, each mounted from a Secret of its own.
         secret_prefix: what the names of those Secrets begin with.
         sizes: how large an application is, where a run's tags do not say otherwise.
+        deadlines: seconds that an application may stay in a state, where not as the library has it.
     """
 
     image: str | None = None
@@ -141,6 +142,7 @@ class SparkClusterResource(SparkResource):
     secret_paths: list[str] = Field(default_factory=lambda: ["minio/platform", "postgres/dagster"])
     secret_prefix: str = "dataplatform-"  # noqa: S105  of names of Secrets
     sizes: SparkSizes = SparkSizes()
+    deadlines: dict[str, float] = Field(default={})
 
     @classmethod
     def from_settings(cls, settings: "Settings", spark: "SparkSettings") -> "SparkClusterResource":
@@ -162,6 +164,7 @@ class SparkClusterResource(SparkResource):
             secret_paths=["minio/platform", "postgres/dagster", *login],
             secret_prefix=spark.secret_prefix,
             sizes=SparkSizes(**{name: getattr(spark, name) for name in SparkSizes.model_fields}),
+            deadlines=spark.deadlines,
         )
 
     def build(
@@ -182,12 +185,14 @@ class SparkClusterResource(SparkResource):
 
         target = lake.build_target()
         planned = plans(target, declared, selected)
-        if not any(plan.is_needed for plan in planned):
+        order = BuildOrder(tables=sorted(selected), origin=target.origin, run_id=context.run.run_id)
+        is_needed = any(plan.is_needed for plan in planned)
+        # What the attempt before has published is told by its application, if that is still there.
+        if not is_needed and not self._left_behind(context, order):
             context.log.info("Metadata say that nothing is new: no application is submitted.")
             yield from _unchanged(context, lake, target, declared, selected)
             return
         size = build_bytes(target.catalog, declared, planned)
-        order = BuildOrder(tables=sorted(selected), origin=target.origin, run_id=context.run.run_id)
         with closing(self._told(context, order, size)) as messages:
             yield from (one.result for one in messages if isinstance(one, ResultMessage))
 
@@ -256,12 +261,33 @@ class SparkClusterResource(SparkResource):
         if self.event_log:
             # Spark does not start where the folder of its event logs is missing.
             make_folder(operator.s3(), self.event_log)
-        extras = order.model_dump(mode="json")
         stream = operator.pipes_client().stream(
-            context=context, application=application, extras=extras
+            context=context,
+            application=application,
+            extras=order.model_dump(mode="json"),
+            identity=self._identity(context),
+            may_omit=True,
         )
         with closing(stream):
             yield from stream
+
+    def _left_behind(self, context: "AssetExecutionContext", order: "Order") -> bool:
+        """Return whether the attempt before left an application with news."""
+        return (
+            self.operator()
+            .pipes_client()
+            .left_behind(
+                context=context,
+                identity=self._identity(context),
+                extras=order.model_dump(mode="json"),
+            )
+        )
+
+    def _identity(
+        self, context: "AssetExecutionContext | OpExecutionContext"
+    ) -> "SparkApplication":
+        """Return the application without what is chosen by how much is left to read."""
+        return spark_application(self, self.sizes.tagged(context.run.tags), executors=1)
 
     def operator(self) -> "PlatformSparkOperator":
         """Return the namespace in which applications run."""
@@ -274,7 +300,7 @@ class SparkClusterResource(SparkResource):
             ui_url=self.ui_url,
             history_url=self.history_url,
             # Within the grace period of a run's pod (dagster.cluster.yaml).
-            deadlines={"interrupt": 90},
+            deadlines={"interrupt": 90.0} | self.deadlines,
         )
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dataplatform.addresses import in_database
+from dataplatform.lake.api.budget_store import DATABASE as BUDGET
+from dataplatform.lake.api.budget_store import schema
 from dataplatform.lake.store.buckets import BUCKETS, ensure_bucket
 from dataplatform.lake.store.minio_admin import POLICIES, MinIOAdmin
 from dataplatform.lake.store.s3 import S3Access
@@ -37,6 +39,7 @@ MINIO_USERS: Final = ("platform", "trino", "catalog", INBOX)
 """The consumers of the store; the policy of each has its name."""
 POSTGRES_LOGINS: Final = ("dagster", "catalog", "trino")
 DATABASES: Final = ("dagster", "catalog")
+"""Those of which there are backups; the API's budget is not among them."""
 APP_ROLES: Final = ("platform", "rotation", "minio", "catalog", "trino")
 """Who logs in to our Vault by a secret id of its own."""
 
@@ -249,6 +252,19 @@ def bootstrap_postgres(plan: Plan) -> None:
         with administered(server, "catalog") as cursor:
             cursor.execute("SET ROLE catalog")
             cursor.execute(_CATALOG_TABLES)
+        bootstrap_budget(server)
+
+
+def bootstrap_budget(server: PostgresServer) -> None:
+    """Make the API's budget, whose rows the platform may read and change, and no more."""
+    with administered(server, "postgres") as cursor:
+        make_database(cursor, BUDGET, owner="DEFAULT")
+        cursor.execute(f"GRANT CONNECT ON DATABASE {BUDGET} TO dagster")
+    with administered(server, BUDGET) as cursor:
+        cursor.execute(schema())
+        cursor.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO dagster"
+        )
 
 
 @contextmanager

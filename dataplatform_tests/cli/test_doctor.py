@@ -64,7 +64,9 @@ def test_an_unreachable_api_warns_on_the_local_profile_only(settings: Settings) 
     assert "not reachable" in found.detail
     on_servers = settings.model_copy(update={"profile": "cluster", "coingecko_tier": "keyless"})
     for origin, state in (("live", "fail"), ("recorded", "warn")):
-        assert doctor.api(on_servers.model_copy(update={"origin": origin})).state == state
+        found = doctor.api(on_servers.model_copy(update={"origin": origin}))
+        assert found.state == state
+        assert found.detail.startswith("not asked"), "no call without the budget of the servers"
 
 
 def test_what_a_check_starts_is_not_heard_and_a_pipe_gets_a_line_a_finding(

@@ -135,8 +135,10 @@ def test_what_has_landed_is_built_without_the_api(home: Path) -> None:
 
 @pytest.mark.parametrize("profile", ["stack", "cluster"])
 def test_only_the_local_profile_falls_back(profile: str) -> None:
+    # Asked without a server's budget, which a ping on these profiles is counted by.
+    ping = CoinGeckoResource(base_url=NOWHERE).ping
     with pytest.raises(UserError, match="can't be reached") as caught:
-        decide(coingecko_base_url=NOWHERE, profile=profile)
+        choose_origin(Wanted.AUTO, Settings.model_validate({"profile": profile}), ping)
     assert f"(DATAPLATFORM_PROFILE is {profile})" in str(caught.value)
     assert "asked for" not in str(caught.value)
 

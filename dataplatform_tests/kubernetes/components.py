@@ -17,6 +17,15 @@ NODE_NAME: Final = loopback.NODE
 """A kubelet whose node is named by an address takes that for the node's, on an interface or not."""
 Command = tuple[list[str], dict[str, str]]
 """A command, and what its environment has besides this process's."""
+_AUDIT_POLICY: Final = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"},
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,11 @@ class Layout:
     def egress(self) -> Path:
         """Return the socket by which the API server reaches the kubelet and pods."""
         return self.folder / "egress.sock"
+
+    @property
+    def audit(self) -> Path:
+        """Return the API server's record of what service accounts asked it: a JSON object a line."""
+        return self.folder / "audit.jsonl"
 
     def kubeconfig(self, user: str) -> Path:
         return self.secrets / f"{user}.kubeconfig"
@@ -164,6 +178,8 @@ def _api_server(layout: Layout) -> list[str]:
         kubelet_client_certificate=layout.secrets / "kubelet-client.crt",
         kubelet_client_key=layout.secrets / "kubelet-client.key",
         profiling="false",
+        audit_policy_file=layout.folder / "audit.yaml",
+        audit_log_path=layout.audit,
     )
 
 
@@ -221,6 +237,7 @@ def write_configuration(layout: Layout, tokens: Mapping[str, str]) -> None:
     (layout.folder / "resolv.conf").write_text(f"nameserver {loopback.ADDRESS}\n")
     (layout.folder / "kubelet.yaml").write_text(yaml.safe_dump(_kubelet_configuration(layout)))
     (layout.folder / "egress.yaml").write_text(yaml.safe_dump(_egress_configuration(layout)))
+    (layout.folder / "audit.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
 
 
 def write_kubeconfig(layout: Layout) -> None:

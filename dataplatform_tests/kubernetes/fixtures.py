@@ -124,6 +124,9 @@ def operator_defaults(node: "Node") -> dict[str, Any]:
     return {
         "template": {"spec": pod_spec(node)},
         "sparkConf": {
+            # What a test puts there stands for the jars that an image has beside Spark's own.
+            "spark.driver.extraClassPath": f"{node.shared}/jars/*",
+            "spark.executor.extraClassPath": f"{node.shared}/jars/*",
             # All pods share one network.
             "spark.driver.port": FREE_PORT,
             "spark.driver.blockManager.port": FREE_PORT,

@@ -93,6 +93,16 @@ class Node:
             raise NodeError(f"kubectl {' '.join(arguments)}: {run.stderr.strip()}")
         return run.stdout
 
+    def requests(self, account: str) -> list[dict[str, Any]]:
+        """Return what a service account has asked the API server, as the audit log tells it.
+
+        Args:
+            account: `namespace:name`.
+        """
+        user = f"system:serviceaccount:{account}"
+        events = map(json.loads, self.layout.audit.read_text().splitlines())
+        return [event for event in events if event["user"]["username"] == user]
+
     def start(self, name: str) -> None:
         """Start one of the node's programs, for the first time or again."""
         command, environment = commands(self.layout)[name]

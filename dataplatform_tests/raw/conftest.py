@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from dataplatform.lake.api.budget import SharedBudget
+from dataplatform.lake.api.budget_store import SqliteStore
 from dataplatform.lake.api.client import ApiClient, Patience
 from dataplatform.lake.manifest import RawZone
 from dataplatform.lake.store.object_store import open_bucket, open_folder
@@ -58,7 +59,7 @@ def waits() -> Waits:
 
 @pytest.fixture
 def client(server: CoinGeckoServer, tmp_path: Path, waits: Waits) -> Iterator[ApiClient]:
-    budget = SharedBudget(tmp_path / "ratelimit.sqlite", "test", per_minute=600_000)
+    budget = SharedBudget(SqliteStore(tmp_path / "ratelimit.sqlite"), "test", per_minute=600_000)
     patience = Patience(connect=2, read=0.5, whole=1.0, total=100, attempts=4)
     made = ApiClient(server.url, budget, {}, patience, sleep=waits)
     yield made

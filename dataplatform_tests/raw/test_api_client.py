@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from dataplatform.lake.api.budget import SharedBudget
+from dataplatform.lake.api.budget_store import SqliteStore
 from dataplatform.lake.api.client import ApiClient, Patience
 from dataplatform.lake.api.errors import PermanentApiError, TransientApiError
 from dataplatform_tests.coingecko_server import CoinGeckoServer, Fault
@@ -102,7 +103,7 @@ def test_every_attempt_is_counted(client: ApiClient, server: CoinGeckoServer) ->
 
 
 def test_nobody_listens(tmp_path: Path, waits: Waits) -> None:
-    budget = SharedBudget(tmp_path / "b.sqlite", "x", 600_000)
+    budget = SharedBudget(SqliteStore(tmp_path / "b.sqlite"), "x", 600_000)
     nowhere = ApiClient("http://127.0.0.1:1/api", budget, {}, Patience(attempts=2), sleep=waits)
     with pytest.raises(TransientApiError, match=r"ConnectError.*→.*recordings"):
         nowhere.fetch("/ping")
@@ -115,7 +116,7 @@ KEY = "CG-verysecretkey123"
 
 
 def keyed(url: str, tmp_path: Path, waits: Waits) -> ApiClient:
-    budget = SharedBudget(tmp_path / "b.sqlite", "x", 600_000)
+    budget = SharedBudget(SqliteStore(tmp_path / "b.sqlite"), "x", 600_000)
     patience = Patience(read=0.3, attempts=2)
     return ApiClient(url, budget, {"x-cg-demo-api-key": KEY}, patience, sleep=waits)
 
@@ -172,7 +173,7 @@ def test_the_key_is_cut_out_of_what_the_transport_says(
 def test_a_key_that_no_header_can_carry_is_refused_without_naming_it(
     server: CoinGeckoServer, tmp_path: Path, key: str
 ) -> None:
-    budget = SharedBudget(tmp_path / "b.sqlite", "x", 600_000)
+    budget = SharedBudget(SqliteStore(tmp_path / "b.sqlite"), "x", 600_000)
     with pytest.raises(PermanentApiError, match="set the key again") as caught:
         ApiClient(server.url, budget, {"x-cg-demo-api-key": key})
     assert "CG-" not in str(caught.value)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataplatform.lake.api.budget import RECOVERY_SECONDS, SharedBudget
+from dataplatform.lake.api.budget_store import SqliteStore
 
 
 class Clock:
@@ -27,9 +28,8 @@ def clock() -> Clock:
 def make(
     tmp_path: Path, clock: Clock, per_minute: float = 6, month: int | None = None
 ) -> SharedBudget:
-    return SharedBudget(
-        tmp_path / "b.sqlite", "x", per_minute, month, clock=clock, sleep=clock.sleep
-    )
+    store = SqliteStore(tmp_path / "b.sqlite", clock)
+    return SharedBudget(store, "x", per_minute, month, sleep=clock.sleep)
 
 
 def starts(budget: SharedBudget, clock: Clock, calls: int) -> list[float]:
@@ -105,7 +105,7 @@ def test_a_waiting_caller_waits_on_when_another_meets_a_429(tmp_path: Path, cloc
             make(tmp_path, clock).slow_down(retry_after=100)
         clock.sleep(seconds)
 
-    waiting = SharedBudget(tmp_path / "b.sqlite", "x", 6, clock=clock, sleep=sleep)
+    waiting = SharedBudget(SqliteStore(tmp_path / "b.sqlite", clock), "x", 6, sleep=sleep)
     waiting.acquire()
     assert clock.now - first == 100
 
@@ -150,7 +150,8 @@ _PROCESS = """
 import sys, time
 from pathlib import Path
 from dataplatform.lake.api.budget import SharedBudget
-budget = SharedBudget(Path(sys.argv[1]), "x", per_minute=1200)
+from dataplatform.lake.api.budget_store import SqliteStore
+budget = SharedBudget(SqliteStore(Path(sys.argv[1])), "x", per_minute=1200)
 for _ in range(10):
     budget.acquire()
     print(time.time(), flush=True)
@@ -164,6 +165,6 @@ def test_two_processes_keep_one_pace(tmp_path: Path) -> None:
     assert len(times) == 20
     # 20 calls at 0.05 s: alone each process would be done in 0.45 s.
     assert times[-1] - times[0] >= 0.90
-    budget = SharedBudget(tmp_path / "b.sqlite", "x", 1200)
+    budget = SharedBudget(SqliteStore(tmp_path / "b.sqlite"), "x", 1200)
     assert budget.status().calls_this_month == 20
     assert time.time() - times[-1] < 30

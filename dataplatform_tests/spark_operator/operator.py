@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,33 @@ from dataplatform_tests.spark_operator.api_server import APPS, ApiServer, Json
 
 TRACES = Path(__file__).parents[1] / "kubernetes/data/spark-operator/traces"
 ENV = "spark.kubernetes.driverEnv."
+ENDING = ("SUCCEEDING", "FAILING", "SUSPENDING", "INVALIDATING")
+"""A driver that ran ends before these."""
 
 Driver = Callable[[PipesContext], None]
 
 
 class MemoryS3:
-    """The calls of a boto3 client that are used here, over a dictionary."""
+    """The calls of a boto3 client that are used here, over a dictionary.
+
+    Attributes:
+        objects: their contents.
+        written: when each was written.
+        refuse: an error's code by operation.
+        undeletable: whether a deletion is answered well, with an error for each key: a key that
+            may not delete is told so.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.written: dict[str, datetime] = {}
         self.refuse: dict[str, str] = {}
+        self.undeletable = False
 
     def put_object(self, Bucket: str, Key: str, Body: bytes | str) -> None:  # noqa: N803
         self._check("PutObject")
         self.objects[f"{Bucket}/{Key}"] = Body.encode() if isinstance(Body, str) else Body
+        self.written[f"{Bucket}/{Key}"] = datetime.now(UTC)
 
     def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
         self._check("GetObject")
@@ -46,10 +60,15 @@ class MemoryS3:
             raise _error("NoSuchKey", 404, "GetObject")
         return {"Body": io.BytesIO(self.objects[f"{Bucket}/{Key}"])}
 
-    def delete_objects(self, Bucket: str, Delete: Json) -> None:  # noqa: N803
+    def delete_objects(self, Bucket: str, Delete: Json) -> Json:  # noqa: N803
         self._check("DeleteObjects")
-        for each in Delete["Objects"]:
-            del self.objects[f"{Bucket}/{each['Key']}"]
+        keys = [each["Key"] for each in Delete["Objects"]]
+        if self.undeletable:
+            refused = {"Code": "AccessDenied", "Message": "Access Denied."}
+            return {"Errors": [{"Key": key, **refused} for key in keys]}
+        for key in keys:
+            self.objects.pop(f"{Bucket}/{key}", None)
+        return {"Deleted": [{"Key": key} for key in keys]}
 
     def get_paginator(self, _operation: str) -> "MemoryS3":
         return self
@@ -57,7 +76,12 @@ class MemoryS3:
     def paginate(self, Bucket: str, Prefix: str) -> list[Json]:  # noqa: N803
         self._check("ListObjectsV2")
         keys = [key.removeprefix(f"{Bucket}/") for key in self.objects]
-        return [{"Contents": [{"Key": key} for key in keys if key.startswith(Prefix)]}]
+        found = [
+            {"Key": key, "LastModified": self.written[f"{Bucket}/{key}"]}
+            for key in keys
+            if key.startswith(Prefix)
+        ]
+        return [{"Contents": found}] if found else [{}]
 
     def _check(self, operation: str) -> None:
         if operation in self.refuse:
@@ -83,13 +107,18 @@ def state(status: Json | None) -> str:
     return ((status or {}).get("applicationState") or {}).get("state", "")
 
 
+def submission(status: Json) -> str:
+    return status.get("submissionID") or str(status["executionAttempts"])
+
+
 class StandIn:
     """Takes up each application that is created and plays a recording for it.
 
     Attributes:
         server: where the applications are.
         recording: silver, failing or badsubmit; or the statuses themselves.
-        driver: runs between RUNNING and what follows; what it raises ends it.
+        driver: runs between RUNNING and what follows, once for each submission; what it raises
+            ends it.
         stop_at: a state that no other follows.
         before: called before each status is written.
     """
@@ -123,10 +152,12 @@ class StandIn:
         statuses = (
             trace(self.recording, name) if isinstance(self.recording, str) else self.recording
         )
-        ran = 0
+        running = ""
         for status in statuses:
-            if state(status) in ("SUCCEEDING", "FAILING") and ran < status["executionAttempts"]:
-                ran = status["executionAttempts"]
+            if state(status) == "RUNNING":
+                running = submission(status)
+            elif state(status) in ENDING and running == submission(status):
+                running = ""
                 self._drive(app)
             if (APPS, name) not in self.server.objects:
                 return
@@ -161,9 +192,12 @@ class StandIn:
 
     def _wait_for_a_chunk(self) -> None:
         """Let the writer, which compares whole seconds, upload what was reported."""
-        there, deadline = len(self.s3.objects), time.monotonic() + 30
-        while len(self.s3.objects) == there and time.monotonic() < deadline:
+        there, deadline = self._chunks(), time.monotonic() + 30
+        while self._chunks() == there and time.monotonic() < deadline:
             time.sleep(0.02)
+
+    def _chunks(self) -> int:
+        return len([key for key in list(self.s3.objects) if "/messages/" in key])
 
 
 @contextmanager

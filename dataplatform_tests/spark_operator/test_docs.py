@@ -85,11 +85,23 @@ def concrete(kind: type[Exception]) -> list[str]:
     return [kind.__name__, *(name for sub in kind.__subclasses__() for name in concrete(sub))]
 
 
-@pytest.mark.parametrize("name", sorted(set(concrete(errors.SparkOperatorError))))
-def test_every_error_is_in_the_table(name: str) -> None:
-    groups = {"KubernetesApiError"}
+TABLE = PAGE.partition("\n## Failures")[2].partition("\n## ")[0]
+GROUPS = {"SparkOperatorError", "KubernetesApiError"}
 
-    assert name in groups or f"`{name}`" in PAGE
+
+def test_the_table_has_each_error_and_no_other() -> None:
+    rows = [line for line in TABLE.splitlines() if line.startswith("|")]
+
+    named = set(re.findall(r"`(\w+Error)`", "\n".join(rows)))
+    assert named == set(concrete(errors.SparkOperatorError)) - GROUPS
+
+
+@pytest.mark.parametrize("name", sorted(set(concrete(errors.SparkOperatorError)) - GROUPS))
+def test_each_error_is_provoked_on_a_node(name: str) -> None:
+    files = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    on_a_node = [text for text in files if "\npytestmark = pytest.mark.kubernetes\n" in text]
+
+    assert any(f"errors.{name}" in text for text in on_a_node)
 
 
 def test_the_deadlines_of_the_table_exist() -> None:

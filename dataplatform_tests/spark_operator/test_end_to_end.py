@@ -1,6 +1,5 @@
 """A real Spark driver on a real node, followed through Pipes in a real object store."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from dataplatform.resources.spark_operator.pipes import PipesSparkApplicationCli
 from dataplatform.resources.spark_operator.spec import Driver, Executor, SparkApplication
 from dataplatform.resources.spark_operator.states import Deadlines
 from dataplatform_tests.kubernetes import oci
-from dataplatform_tests.minio.servers import ROOT, SECRET, minio
+from dataplatform_tests.minio.servers import ROOT, SECRET
 
 if TYPE_CHECKING:
     from dataplatform_tests.kubernetes.fixtures import OperatorProcess
@@ -47,13 +46,6 @@ with open_dagster_pipes(context_loader=loader, message_writer=writer) as pipes:
     pipes.report_asset_materialization(metadata={"rows": rows})
     spark.stop()
 """
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Access]:
-    with minio(tmp_path_factory.mktemp("pipes") / "data") as access:
-        s3_client(access).create_bucket(Bucket="pipes")
-        yield access
 
 
 class Step:

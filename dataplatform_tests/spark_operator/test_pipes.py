@@ -2,23 +2,37 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from dagster import (
+    AssetCheckSpec,
     AssetExecutionContext,
+    AssetsDefinition,
+    AssetSpec,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    Definitions,
     ExecuteInProcessResult,
     MaterializeResult,
     asset,
+    in_process_executor,
     materialize,
+    multi_asset,
 )
+from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_pipes import PipesContext
 
 from dataplatform.resources.spark_operator import errors, follow, pipes, pods
@@ -30,13 +44,23 @@ from dataplatform.resources.spark_operator.pipes import (
     OnExisting,
     PipesSparkApplicationClient,
 )
-from dataplatform.resources.spark_operator.spec import SparkApplication
+from dataplatform.resources.spark_operator.spec import Executor, SparkApplication
 from dataplatform.resources.spark_operator.states import Deadlines
 from dataplatform_tests.spark_operator.api_server import APPS, ApiServer, Log, status
 from dataplatform_tests.spark_operator.operator import MemoryS3, StandIn, trace
 
 APPLICATION = SparkApplication(image="spark", main_file="local:///a.py")
-UNTIL_FAILING = [*trace("silver", "x")[1:5], *trace("failing", "x")[4:5]]
+
+
+def of_one_driver(*statuses: Any) -> list[Any]:
+    """Return statuses as if all were of the recording `silver`, which has one driver."""
+    return [
+        {**status, "submissionID": trace("silver", "x")[1]["submissionID"], "executionAttempts": 1}
+        for status in statuses
+    ]
+
+
+UNTIL_FAILING = of_one_driver(*trace("silver", "x")[1:5], *trace("failing", "x")[4:5])
 """The driver runs, and what follows is not final."""
 
 
@@ -75,6 +99,8 @@ class Runner:
         self.deadlines = client.deadlines
         self.on_existing: OnExisting = "reattach"
         self.application = APPLICATION
+        self.identity: SparkApplication | None = None
+        self.was_left_behind: bool | None = None
         self.extras: dict[str, Any] = {}
         self.payloads: list[Any] = []
         self.error: BaseException | None = None
@@ -95,6 +121,26 @@ class Runner:
         )
 
     def run(self, tags: dict[str, str] | None = None) -> ExecuteInProcessResult:
+        return materialize([self._asset()], instance=self.instance, raise_on_error=False, tags=tags)
+
+    def launch(self, tags: dict[str, str] | None = None) -> str:
+        """Execute a run as the process does that a run launcher starts; return its id."""
+        defs = Definitions(assets=[self._asset()], executor=in_process_executor)
+        job = defs.resolve_implicit_global_asset_job_def()
+        location = ManagedGrpcPythonEnvCodeLocationOrigin(  # ty: ignore[abstract-class-instantiation]
+            LoadableTargetOrigin(module_name="ours"), "ours"
+        )
+        run = self.instance.create_run_for_job(
+            job,
+            tags=tags,
+            remote_job_origin=RemoteJobOrigin(
+                RemoteRepositoryOrigin(location, "__repository__"), job.name
+            ),
+        )
+        execute_run(InMemoryJob(job), run, self.instance)
+        return run.run_id
+
+    def _asset(self) -> AssetsDefinition:
         @asset(name="prices")
         def prices(context: AssetExecutionContext) -> MaterializeResult:
             try:
@@ -103,12 +149,15 @@ class Runner:
                 self.error = error
                 raise
 
-        return materialize([prices], instance=self.instance, raise_on_error=False, tags=tags)
+        return prices
 
     def _stream(self, context: AssetExecutionContext) -> MaterializeResult:
         extras = {**self.extras, "run_id": context.run.run_id}
         stream = self.pipes_client().stream(
-            context=context, application=self.application, extras=extras
+            context=context, application=self.application, extras=extras, identity=self.identity
+        )
+        self.was_left_behind = self.pipes_client().left_behind(
+            context=context, identity=self.identity or self.application, extras=extras
         )
         with stream:
             for payload in stream:
@@ -122,7 +171,8 @@ class Runner:
 def runner(
     client: SparkApplicationClient, bucket: PipesBucket, written: list[str], tmp_path: Path
 ) -> Iterator[Runner]:
-    with DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+    settings = {"run_retries": {"enabled": True}}
+    with DagsterInstance.ephemeral(tempdir=str(tmp_path), settings=settings) as instance:
         yield Runner(client, bucket, written, instance)
 
 
@@ -162,6 +212,25 @@ def test_messages_come_in_order_and_results_become_dagsters(
     )
     assert s3.objects == {}, "context and messages are left behind"
     assert len(server.names()) == 1, "it stays until its time to live is over"
+
+
+@pytest.mark.parametrize("may_omit", [True, False])
+def test_a_step_may_leave_out_a_check_only_where_it_says_so(
+    runner: Runner, stand_in: StandIn, may_omit: bool
+) -> None:
+    @multi_asset(
+        specs=[AssetSpec("prices")],
+        check_specs=[AssetCheckSpec("fresh", asset="prices")],
+        can_subset=True,
+    )
+    def prices(context: AssetExecutionContext) -> Iterator[MaterializeResult]:
+        client = runner.pipes_client()
+        with client.stream(context=context, application=APPLICATION, may_omit=may_omit) as messages:
+            yield from (MaterializeResult(asset_key=key) for key in messages)
+
+    stand_in.driver = reports("prices")
+    result = materialize([prices], instance=runner.instance, raise_on_error=False)
+    assert result.success is may_omit
 
 
 def test_a_message_is_given_while_the_application_runs(runner: Runner, stand_in: StandIn) -> None:
@@ -210,7 +279,8 @@ def test_the_drivers_log_is_written_on(
 def test_a_failed_application_gives_all_messages_before_its_error(
     runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
 ) -> None:
-    stand_in.recording = trace("failing", "x")[:5] + trace("failing", "x")[-1:]
+    failing = trace("failing", "x")
+    stand_in.recording = of_one_driver(*failing[1:5], failing[-1])
     stand_in.driver = reports({"kind": "result"}, {"kind": "failure"})
 
     def failing(state: str) -> None:
@@ -233,14 +303,123 @@ def test_a_failed_application_gives_all_messages_before_its_error(
     assert s3.objects == {}
 
 
-def test_retries_of_the_operator_are_followed(runner: Runner, stand_in: StandIn) -> None:
-    stand_in.recording = "failing"
+def status_of(state: str, submission: str, attempts: int = 1) -> dict[str, Any]:
+    return {
+        "applicationState": {"state": state},
+        "executionAttempts": attempts,
+        "submissionID": submission,
+    }
+
+
+RAN = [status_of("SUBMITTED", "a"), status_of("RUNNING", "a")]
+RAN_AGAIN = [
+    status_of(state, "b", attempts=2)
+    for state in ("SUBMITTED", "RUNNING", "SUCCEEDING", "COMPLETED")
+]
+
+
+@pytest.mark.parametrize("end", ["well", "exception"])
+@pytest.mark.parametrize(
+    "between",
+    [
+        ["FAILING", "PENDING_RERUN"],
+        ["SUSPENDING", "SUSPENDED", "RESUMING"],
+        ["INVALIDATING", "PENDING_RERUN"],
+    ],
+)
+def test_a_second_driver_is_an_error_after_all_that_the_first_one_said(
+    runner: Runner,
+    stand_in: StandIn,
+    server: ApiServer,
+    s3: MemoryS3,
+    between: list[str],
+    end: str,
+) -> None:
+    ran: list[int] = []
+
+    def driver(pipes: PipesContext) -> None:
+        ran.append(1)
+        reports(*[f"driver {len(ran)}: {number}" for number in range(3)])(pipes)
+        wait_for(lambda: was_seen_to_run(s3))
+        if end == "exception" and len(ran) == 1:
+            raise ValueError("SIGTERM")
+
+    stand_in.driver = driver
+    stand_in.recording = [*RAN, *[status_of(state, "a") for state in between], *RAN_AGAIN]
+
+    assert not runner.run().success
+    assert isinstance(runner.error, errors.DriverRestartedError)
+    assert runner.error.transient
+    assert "try again" in str(runner.error)
+    assert runner.payloads == ["driver 1: 0", "driver 1: 1", "driver 1: 2"]
+    assert server.names() == [], "the second driver is not left alone"
+
+
+def test_a_second_driver_is_noticed_where_the_states_between_were_not_seen(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    def before(_state: str) -> None:
+        if "RUNNING" in stand_in.played:
+            wait_for(lambda: was_seen_to_run(s3))
+
+    stand_in.before = before
+    stand_in.recording = [*RAN, status_of("RUNNING", "b"), status_of("RUNNING", "b")]
 
     runner.run()
 
-    assert stand_in.played.count("PENDING_RERUN") == 1
-    assert type(runner.error) is errors.ApplicationFailedError
-    assert "ExitCode: 2, Reason: Error" in says(runner.error)
+    assert type(runner.error) is errors.DriverRestartedError
+    assert server.names() == []
+
+
+def test_a_second_driver_is_noticed_by_whoever_takes_the_application_over(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    name = leave_behind(runner, stand_in, server)
+    runner.bucket.folder("spark", name).write_driver("first")
+    server.set_status(name, status_of("COMPLETED", "another"))
+
+    assert not run_retry(runner).success
+    assert type(runner.error) is errors.DriverRestartedError
+
+    stand_in.recording = "silver"
+    stand_in.driver = reports("anew")
+    runner.payloads.clear()
+    assert run_retry(runner).success
+    assert runner.payloads == ["anew"]
+
+
+def was_seen_to_run(s3: MemoryS3) -> bool:
+    return any(key.endswith("/driver") for key in list(s3.objects))
+
+
+def test_a_suspension_before_the_first_driver_is_followed(
+    runner: Runner, stand_in: StandIn
+) -> None:
+    stand_in.recording = [
+        status_of("SUBMITTED", "a"),
+        status_of("SUSPENDING", "a"),
+        status_of("SUSPENDED", "a"),
+        status_of("RESUMING", "a"),
+        *RAN_AGAIN,
+    ]
+    stand_in.driver = reports("done")
+
+    assert runner.run().success
+    assert runner.payloads == ["done"]
+
+
+def test_a_submission_that_follows_another_has_a_deadline_of_its_own(
+    runner: Runner, stand_in: StandIn
+) -> None:
+    stand_in.recording = [
+        status_of("SUBMITTED", "a"),
+        status_of("SUBMITTED", "b"),
+        *trace("silver", "x")[3:],
+    ]
+    stand_in.before = lambda _state: time.sleep(0.35)
+    runner.deadlines = Deadlines(submitted=0.6, deletion=1)
+
+    assert runner.run().success, runner.error
 
 
 def test_a_submission_that_fails_says_sparks_reason(runner: Runner, stand_in: StandIn) -> None:
@@ -326,6 +505,23 @@ def test_messages_that_cant_be_read_are_an_error_and_not_silence(
     assert not runner.run().success
     assert type(runner.error) is errors.MessagesUnreadableError
     assert "AccessDenied" in str(runner.error)
+    assert server.names() == []
+
+
+def test_a_message_that_is_none_of_pipes_is_a_typed_error(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, server: ApiServer
+) -> None:
+    def driver(_pipes: PipesContext) -> None:
+        [name] = server.names()
+        s3.put_object(Bucket="lake", Key=f"pipes/spark/{name}/messages/1.json", Body=b'{"not": ')
+        time.sleep(1)
+
+    stand_in.driver = driver
+    stand_in.recording = UNTIL_FAILING
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.MessagesUnreadableError
+    assert "JSONDecodeError" in str(runner.error)
     assert server.names() == []
 
 
@@ -470,6 +666,72 @@ def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
     assert server.names() == []
 
 
+def test_a_quota_that_let_executors_in_later_is_forgotten(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.deadlines = Deadlines(executors=0.3, deletion=1)
+
+    def running(state: str) -> None:
+        [name] = server.names()
+        if state == "RUNNING":
+            line = "ERROR ExecutorPodsAllocator: pods is forbidden: exceeded quota: team"
+            server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
+            server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+            server.add_pod(f"{name}-exec-1", name, {"phase": "Running"}, "executor")
+
+    def driver(_pipes: PipesContext) -> None:
+        [name] = server.names()
+        time.sleep(0.5)
+        server.delete("pods", f"{name}-exec-1")
+        time.sleep(1)
+
+    stand_in.before, stand_in.driver = running, driver
+
+    assert runner.run().success, runner.error
+
+
+def test_a_quota_of_something_else_in_the_log_is_no_reason(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.deadlines = Deadlines(executors=0.3, deletion=1)
+
+    def running(state: str) -> None:
+        [name] = server.names()
+        if state == "RUNNING":
+            line = "WARN the store says: exceeded quota of requests"
+            server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
+            server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+
+    stand_in.before = running
+    stand_in.driver = lambda _pipes: time.sleep(1)
+
+    assert runner.run().success, runner.error
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_driver_that_is_drained_with_its_pod_was_evicted(
+    runner: Runner, stand_in: StandIn, server: ApiServer, is_seen: bool
+) -> None:
+    gone = status_of("FAILED", "a")
+    gone["applicationState"]["errorMessage"] = "driver pod not found"
+    stand_in.recording = [*RAN, status_of("FAILING", "a"), gone]
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+
+    def driver(_pipes: PipesContext) -> None:
+        [name] = server.names()
+        if is_seen:
+            drained = {"phase": "Running", "conditions": [condition]}
+            server.add_pod(f"{name}-driver", name, drained)
+            time.sleep(0.5)
+            server.delete("pods", f"{name}-driver")
+
+    stand_in.driver = driver
+
+    assert not runner.run().success
+    assert isinstance(runner.error, errors.EvictedError)
+    assert ("EvictionByEvictionAPI" in str(runner.error)) is is_seen
+
+
 def test_one_executor_that_runs_is_enough(
     runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
@@ -513,6 +775,74 @@ def test_an_interrupt_deletes_the_application_with_its_pods(
     assert isinstance(runner.error, interrupt)
     assert server.names() == []
     assert server.names("pods") == []
+    assert s3.objects == {}
+
+
+@pytest.mark.parametrize("interrupt", [DagsterExecutionInterruptedError, KeyboardInterrupt])
+def test_what_is_interrupted_but_not_canceled_goes_on_for_its_retry(
+    runner: Runner,
+    stand_in: StandIn,
+    server: ApiServer,
+    s3: MemoryS3,
+    interrupt: type[BaseException],
+) -> None:
+    stand_in.driver = reports("first")
+    stand_in.recording = UNTIL_FAILING
+
+    def drained(_payload: Any) -> None:
+        raise interrupt("SIGTERM")
+
+    runner.each = drained
+    with suppress(DagsterExecutionInterruptedError, KeyboardInterrupt):
+        runner.launch()
+
+    assert isinstance(runner.error, interrupt)
+    [name] = server.names()
+    wait_for(lambda: stand_in.played[-1:] == ["FAILING"])
+    server.set_status(name, of_one_driver(trace("silver", name)[-1])[0])
+    runner.each = runner.payloads.append
+    runner.launch(retry_tags(runner))
+    assert runner.payloads == ["first"]
+    assert server.names() == [name]
+    assert s3.objects == {}
+
+
+def test_an_interrupt_that_is_seen_as_the_streams_end_is_one_too(
+    runner: Runner, stand_in: StandIn, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.driver = reports("first")
+    stand_in.recording = UNTIL_FAILING
+
+    def within(context: AssetExecutionContext) -> MaterializeResult:
+        stream = runner.pipes_client().stream(context=context, application=APPLICATION)
+        with closing(stream):
+            for _ in stream:
+                raise DagsterExecutionInterruptedError
+        raise AssertionError("it has a message")
+
+    monkeypatch.setattr(runner, "_stream", within)
+    with suppress(DagsterExecutionInterruptedError):
+        runner.launch()
+
+    assert len(server.names()) == 1
+
+
+def test_a_run_that_is_canceled_deletes_its_application(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    stand_in.driver = reports(1)
+    stand_in.recording = UNTIL_FAILING
+
+    def cancel(_payload: Any) -> None:
+        [run] = runner.instance.get_runs()
+        runner.instance.report_run_canceling(run)
+        raise DagsterExecutionInterruptedError
+
+    runner.each = cancel
+    with suppress(DagsterExecutionInterruptedError):
+        runner.launch()
+
+    assert server.names() == []
     assert s3.objects == {}
 
 
@@ -635,6 +965,33 @@ def run_retry(runner: Runner) -> ExecuteInProcessResult:
     return runner.run(retry_tags(runner))
 
 
+def test_a_retry_knows_an_application_of_other_sizes_by_its_identity(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    runner.identity = APPLICATION
+    name = leave_behind(runner, stand_in, server)
+    runner.application = APPLICATION.model_copy(update={"executor": Executor(instances=1)})
+    server.set_status(name, trace("silver", name)[-1])
+
+    assert run_retry(runner).success, runner.error
+    assert server.names() == [name]
+    assert runner.payloads == ["first"]
+
+
+def test_what_was_left_behind_is_found_until_it_was_followed(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    name = leave_behind(runner, stand_in, server)
+    assert runner.was_left_behind is False
+    server.set_status(name, trace("silver", name)[-1])
+
+    run_retry(runner)
+    assert runner.was_left_behind is True
+    stand_in.recording = "silver"
+    run_retry(runner)
+    assert runner.was_left_behind is False
+
+
 @pytest.mark.parametrize("why", ["policy", "specification", "extras"])
 def test_a_retry_replaces_what_it_may_not_follow(
     runner: Runner, stand_in: StandIn, server: ApiServer, why: str
@@ -674,6 +1031,21 @@ def test_what_an_active_run_may_follow_is_left_alone(
     assert runner.payloads == ["second"]
 
 
+def test_a_step_whose_run_was_ended_leaves_the_messages_to_the_retry(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3
+) -> None:
+    def driver(pipes: PipesContext) -> None:
+        runner.instance.report_run_failed(runner.instance.get_runs()[0], "its pod was killed")
+        pipes.report_custom_message("first")
+
+    stand_in.driver = driver
+
+    runner.run()
+
+    assert runner.payloads == ["first"]
+    assert s3.objects
+
+
 def test_a_step_that_is_run_again_after_success_starts_anew(
     runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
@@ -696,6 +1068,66 @@ def test_the_operators_ingress_is_linked_as_it_is(address: str) -> None:
     assert Links().metadata(Application(content))["spark/ui"].value == (
         "http://app.spark.example.org"
     )
+
+
+def test_what_cant_be_deleted_is_not_followed_again(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    s3.undeletable = True
+    stand_in.driver = reports("once")
+    assert runner.run().success
+    assert s3.objects, "there is something that could be followed"
+    stand_in.driver = reports("twice")
+
+    assert run_retry(runner).success
+    assert runner.payloads == ["once", "twice"]
+    assert len(server.names()) == 2
+
+
+def test_a_deletion_that_is_refused_for_each_key_is_said(
+    runner: Runner, stand_in: StandIn, s3: MemoryS3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3.undeletable = True
+
+    assert runner.run().success
+    assert "Context and messages stay in" in capsys.readouterr().err
+
+
+def test_a_step_whose_end_cant_be_marked_fails_and_its_retry_reads_all_again(
+    runner: Runner, stand_in: StandIn, server: ApiServer, s3: MemoryS3
+) -> None:
+    stand_in.driver = reports("once")
+
+    def refuse(_payload: Any) -> None:
+        runner.payloads.append(_payload)
+        s3.refuse["PutObject"] = "AccessDenied"
+
+    runner.each = refuse
+    stand_in.before = lambda state: time.sleep(0.3) if state == "SUCCEEDING" else None
+    assert not runner.run().success
+    assert type(runner.error) is errors.MessagesUnreadableError
+    s3.refuse.clear()
+    runner.each = runner.payloads.append
+
+    assert run_retry(runner).success
+    assert runner.payloads == ["once", "once"]
+    assert len(server.names()) == 1
+
+
+def test_an_error_of_another_application_within_the_block_ends_this_one(
+    runner: Runner, stand_in: StandIn, server: ApiServer
+) -> None:
+    stand_in.driver = reports(*range(5))
+    stand_in.recording = UNTIL_FAILING
+
+    def inner(_payload: Any) -> None:
+        raise errors.OutOfMemoryError("spark/inner", "the inner one failed", "x")
+
+    runner.each = inner
+
+    assert not runner.run().success
+    assert "the inner one failed" in str(runner.error)
+    assert server.names() == []
 
 
 def test_progress_and_problems_of_executors_are_told(

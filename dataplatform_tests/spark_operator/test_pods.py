@@ -193,6 +193,26 @@ def test_an_event_of_an_earlier_pod_of_the_name_is_not_this_ones(server: ApiServ
     assert PodInspector(server.api(), "spark").problems([creating]) == []
 
 
+@pytest.mark.parametrize(
+    ("role", "reason", "kind"),
+    [
+        ("driver", "Error", ProblemKind.EVICTED),
+        ("driver", "OOMKilled", ProblemKind.OUT_OF_MEMORY),
+        ("executor", "Error", ProblemKind.FAILED),
+    ],
+)
+def test_a_driver_whose_pod_is_deleted_did_not_fail_by_itself(
+    role: str, reason: str, kind: ProblemKind
+) -> None:
+    made = pod(ended(reason, 137), role)
+    made["metadata"]["deletionTimestamp"] = "2026-11-23T05:36:10Z"
+
+    found = diagnose(made)
+
+    assert found is not None
+    assert found.kind is kind
+
+
 def test_the_drivers_problem_comes_first(server: ApiServer) -> None:
     pods = [pod(ended("OOMKilled", 137), "executor"), pod(ended("Error", 1))]
 

@@ -6,6 +6,7 @@ import pytest
 from dagster import AssetExecutionContext, DagsterInstance, MaterializeResult, asset, materialize
 from pydantic import ValidationError
 
+from dataplatform.resources.spark_operator.client import Application
 from dataplatform.resources.spark_operator.progress import SparkUi, summed_up
 from dataplatform.resources.spark_operator.resource import SparkOperatorResource
 from dataplatform.resources.spark_operator.spec import SparkApplication
@@ -72,6 +73,22 @@ def test_the_library_needs_nothing_else_of_this_project() -> None:
 
     assert imports
     assert all("dataplatform.resources.spark_operator" in line for line in imports)
+
+
+@pytest.mark.parametrize(
+    ("conf", "driver", "port"),
+    [
+        ({}, {}, 4040),
+        ({}, {"webUIPort": 4100}, 4100),
+        ({"spark.ui.port": "4200"}, {"webUIPort": 80}, 4200),
+    ],
+)
+def test_the_ui_is_asked_where_spark_or_the_operator_says(
+    conf: dict[str, str], driver: dict[str, int], port: int
+) -> None:
+    found = Application({"spec": {"sparkConf": conf}, "status": {"driverInfo": driver}})
+
+    assert found.ui_port == port
 
 
 def test_skipped_stages_are_no_work() -> None:

@@ -131,6 +131,16 @@ def test_pods_meet_the_restricted_standard_without_the_webhook() -> None:
 
 def test_the_operator_never_restarts_an_application() -> None:
     assert manifest(FULL)["spec"]["restartPolicy"] == {"type": "Never"}
+    assert SparkApplication(
+        image="spark", main_file="a.py", spec_overrides={"restartPolicy": {"type": "Never"}}
+    )
+
+
+def test_an_operator_that_restarts_drivers_is_refused() -> None:
+    overrides = {"restartPolicy": {"type": "OnFailure", "onFailureRetries": 3}}
+
+    with pytest.raises(ValidationError, match=r"OnFailure.*Remedy: leave it Never"):
+        SparkApplication(image="spark", main_file="a.py", spec_overrides=overrides)
 
 
 def test_an_override_changes_what_it_names_and_nothing_beside() -> None:

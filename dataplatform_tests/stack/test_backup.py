@@ -33,7 +33,7 @@ from dataplatform.stack.bootstrap import administered
 from dataplatform.stack.launch import open_vault
 from dataplatform.stack.layout import Given, write_private
 from dataplatform.stack.runner import Stack
-from dataplatform_tests.stack.conftest import RunningStack, quiet
+from dataplatform_tests.stack.fixtures import RunningStack, quiet
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 

@@ -15,7 +15,7 @@ from dataplatform.cli.prune import prune
 from dataplatform.lake.store.buckets import LOGS
 from dataplatform.lake.store.object_store import ObjectStore, open_bucket
 from dataplatform.resources.servers import find_servers
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 
 pytestmark = pytest.mark.stack
 

@@ -13,7 +13,7 @@ from dataplatform.profiles import lake_place
 from dataplatform.stack.install import servers_folder
 from dataplatform.stack.layout import Layout, Plan, choose_ports, write_private
 from dataplatform_tests.servers import mc_program
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 
 
 def printed(home: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> str:

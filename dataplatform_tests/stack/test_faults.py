@@ -33,7 +33,7 @@ from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotation
 from dataplatform.views import all_views
 from dataplatform_tests.dagster_home import DagsterHome
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 from dataplatform_tests.stack.proxy import Moment, Proxy, Strike
 from dataplatform_tests.stack.test_runner import PUBLIC, SECRETS, until
 from dataplatform_tests.stack.worker import Outcome, Worker, worker
@@ -169,8 +169,10 @@ def lineage(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def empty(lake: LakePlace) -> None:
-    """Remove all tables and raw files."""
-    catalog = lake.open_catalog()
+    """Remove all views, tables and raw files: a view that is there would not be deployed anew."""
+    engine, catalog = lake.engine(), lake.open_catalog()
+    for view in engine.deployed():
+        engine.drop(view)
     for table in catalog.list_tables(NAMESPACE):
         catalog.drop_table(table)
     for stored in lake.store.list(""):

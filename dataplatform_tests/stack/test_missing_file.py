@@ -10,7 +10,7 @@ from dataplatform.lake.place import LakePlace
 from dataplatform.lake.store.object_store import open_bucket
 from dataplatform.profiles import lake_place
 from dataplatform.resources.servers import find_servers
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 ROWS = pa.table({"a": [1]})

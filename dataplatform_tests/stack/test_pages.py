@@ -8,7 +8,7 @@ from playwright.sync_api import Page
 from dataplatform.profiles import lake_place
 from dataplatform_tests.browser.dagster_dev import DagsterDev, dagster_dev
 from dataplatform_tests.browser.window import price_of, shoot, window
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.browser, pytest.mark.timeout(1200)]
 

@@ -23,7 +23,7 @@ from dataplatform.resources.spark_operator.messages import PipesFolder
 from dataplatform.resources.vault import open_secrets
 from dataplatform.spark_settings import SparkSettings
 from dataplatform_tests.driving import TABLES, DriverProcess, land
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 from dataplatform_tests.stack.test_differential import rows_of
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]

@@ -24,7 +24,7 @@ from dataplatform.stack.runner import Stack
 from dataplatform.vault.consumers import MinioUser
 from dataplatform.vault.postgres import PostgresServer
 from dataplatform.vault.rotation import Rotation
-from dataplatform_tests.stack.conftest import RunningStack, quiet
+from dataplatform_tests.stack.fixtures import RunningStack, quiet
 from dataplatform_tests.stack.worker import worker
 
 pytestmark = [pytest.mark.stack, pytest.mark.faults]

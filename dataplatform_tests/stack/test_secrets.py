@@ -22,7 +22,7 @@ from dataplatform.stack.launch import open_vault
 from dataplatform.vault.client import MOUNT, VaultClient
 from dataplatform.vault.postgres import PostgresServer
 from dataplatform_tests.dagster_home import REPOSITORY
-from dataplatform_tests.stack.conftest import RunningStack
+from dataplatform_tests.stack.fixtures import RunningStack
 from dataplatform_tests.stack.test_runner import PUBLIC, processes_of
 from dataplatform_tests.stack.worker import worker
 

@@ -15,6 +15,7 @@ import orjson
 import tenacity
 
 from dataplatform.lake.api.budget import SharedBudget
+from dataplatform.lake.api.budget_store import BudgetUnavailableError
 from dataplatform.lake.api.errors import (
     PermanentApiError,
     TransientApiError,
@@ -108,9 +109,10 @@ class ApiClient:
         Raises:
             PermanentApiError: a person must change something first.
             TransientApiError: it failed at every attempt.
+            BudgetError: there is no budget to count it by; it was not sent.
         """
         attempts = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TransientApiError),
+            retry=tenacity.retry_if_exception_type((TransientApiError, BudgetUnavailableError)),
             stop=tenacity.stop_after_attempt(self.patience.attempts)
             | tenacity.stop_before_delay(self.patience.total),
             wait=self._pause,

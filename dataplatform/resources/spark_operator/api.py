@@ -239,7 +239,7 @@ def connect(
     except (config.ConfigException, OSError) as error:
         raise errors.UnauthorizedError(
             "Kubernetes",
-            f"there is no configuration to reach the API server with: {error}",
+            f"{kubeconfig or 'the usual kubeconfig'} does not say how to reach the API server: {error}",
             "name a kubeconfig and its context, or run in a pod with a service account",
         ) from error
     return KubernetesApi(client.ApiClient(settings), patience)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from dataplatform.resources.spark_operator import errors
 from dataplatform.resources.spark_operator.api import Clock, KubernetesApi, Stop, Target, connect
 from dataplatform.resources.spark_operator.ownership import NONCE_ANNOTATION
-from dataplatform.resources.spark_operator.spec import API_VERSION, Manifest
+from dataplatform.resources.spark_operator.spec import API_VERSION, UI_PORT, Manifest
 from dataplatform.resources.spark_operator.states import ApplicationState, Deadlines
 
 PLURAL: Final = "sparkapplications"
@@ -88,6 +88,13 @@ class Application:
         return (self.status.get("driverInfo") or {}).get("podName") or f"{self.name}-driver"
 
     @property
+    def ui_port(self) -> int:
+        """The port of the driver's UI: as Spark was told, or as the operator found it."""
+        conf = self.manifest["spec"].get("sparkConf") or {}
+        found = (self.status.get("driverInfo") or {}).get("webUIPort")
+        return int(conf.get("spark.ui.port") or found or UI_PORT)
+
+    @property
     def spark_id(self) -> str | None:
         """Spark's own id, such as `spark-70ef…`."""
         return self.status.get("sparkApplicationId")
@@ -96,6 +103,11 @@ class Application:
     def attempts(self) -> int:
         """How often the operator has started it."""
         return self.status.get("executionAttempts") or 0
+
+    @property
+    def submission(self) -> str:
+        """What tells one driver of it from the next; empty before there is one."""
+        return self.status.get("submissionID") or (str(self.attempts) if self.attempts else "")
 
     @property
     def executors(self) -> Mapping[str, str]:
@@ -184,14 +196,18 @@ class SparkApplicationClient:
         target = self._target("get", name)
         return Application(self.api.request("GET", target, patience=patience))
 
-    def find(self, selector: str = "") -> list[Application]:
+    def find(self, selector: str = "", patience: float | None = None) -> list[Application]:
         """Return the applications with these labels, oldest first.
+
+        Args:
+            selector: of labels; empty, all.
+            patience: seconds for an API server that does not answer; None, the usual.
 
         Raises:
             KubernetesApiError: the kind of refusal.
         """
         query = {"labelSelector": selector} if selector else {}
-        answer = self.api.request("GET", self._target("list"), query)
+        answer = self.api.request("GET", self._target("list"), query, patience=patience)
         found = [Application(item) for item in answer["items"]]
         return sorted(found, key=lambda application: application.created_at)
 

@@ -113,6 +113,12 @@ class StateDeadlineError(SparkOperatorError):
     """The application stayed in a state that is not final for longer than that state may last."""
 
 
+class DriverRestartedError(SparkOperatorError):
+    """Others start the application again, or held it back, after its driver had run."""
+
+    transient = True
+
+
 class SubmissionFailedError(SparkOperatorError):
     """`spark-submit` failed within the operator; no driver ran."""
 
@@ -126,7 +132,7 @@ class OutOfMemoryError(ApplicationFailedError):
 
 
 class EvictedError(ApplicationFailedError):
-    """The driver's node threw it out: it was drained, preempted, lost or short of a resource."""
+    """The driver was thrown out: its node was drained, lost or short, or its pod was deleted."""
 
     transient = True
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from dataplatform.resources.spark_operator.pods import (
     to_stdout,
 )
 from dataplatform.resources.spark_operator.progress import Progress, SparkUi
-from dataplatform.resources.spark_operator.spec import UI_PORT, Manifest
+from dataplatform.resources.spark_operator.spec import Manifest
 from dataplatform.resources.spark_operator.states import ApplicationState, Deadlines
 
 TICK_SECONDS: Final = 1.0
@@ -34,8 +35,14 @@ LOG_SECONDS: Final = 5.0
 """The last lines of a log may come so late after the driver's end."""
 _EXCERPT: Final = 2000
 _SHORTEST: Final = 0.01
+_DELETED: Final = re.compile(r"driver pod not found|ExitCode: (137|143), Reason: (Error)?$")
+"""What the operator says of a driver whose pod was deleted: ended by SIGTERM, by SIGKILL, or gone."""
 _NEW = ApplicationState.NEW
 _RUNNING = ApplicationState.RUNNING
+_QUOTA: Final = re.compile(r"\bpods\b.* is forbidden: exceeded quota")
+"""What Spark's ExecutorPodsAllocator writes."""
+_LAST_WORDS: Final = frozenset({ProblemKind.EVICTED, ProblemKind.OUT_OF_MEMORY})
+"""Why a driver's pod may be gone before its application has failed."""
 
 Log = logging.Logger | logging.LoggerAdapter
 Write = Callable[[str], None]
@@ -133,8 +140,9 @@ class Follower:
         self._signals: queue.SimpleQueue[Signal] = queue.SimpleQueue()
         self._stop = Stop()
         self._stream: LogStream | None = None
-        self._attempt_of_stream = -1
+        self._submission_of_stream = ""
         self._quota_line = ""
+        self._last_words: Problem | None = None
         self._blocked: dict[tuple[str, ProblemKind], Clock] = {}
         self._told: set[tuple[str, ProblemKind]] = set()
         self._progress_seconds = following.progress_seconds
@@ -190,8 +198,8 @@ class Follower:
         if app.error_message.startswith("failed to submit") or not app.attempts:
             return _submission(what, app.error_message)
         problems, details = self.diagnosis()
-        for problem in problems:
-            if problem.role == DRIVER and problem.kind is not ProblemKind.FAILED:
+        for problem in [each for each in problems if each.role == DRIVER] or self._of_lost_driver():
+            if problem.kind is not ProblemKind.FAILED:
                 return problem.error(what, details)
         return errors.ApplicationFailedError(
             what,
@@ -199,6 +207,15 @@ class Follower:
             "see the end of the driver's log; the whole log is the step's compute log",
             details,
         )
+
+    def _of_lost_driver(self) -> list[Problem]:
+        """Return why a driver failed whose pod is gone: what was seen last, or that it was deleted."""
+        app = self.application
+        if self._last_words:
+            return [self._last_words]
+        if not _DELETED.search(app.error_message):
+            return []
+        return [Problem(app.driver_pod, DRIVER, ProblemKind.EVICTED, "Deleted", "its pod is gone")]
 
     def diagnosis(self) -> tuple[list[Problem], list[str]]:
         """Return why pods don't run, and lines about it with the end of the driver's log."""
@@ -245,8 +262,7 @@ class Follower:
 
     def _ask_progress(self) -> None:
         app = self.application
-        conf = app.manifest["spec"].get("sparkConf") or {}
-        ui = SparkUi(self.client.api, app.namespace, int(conf.get("spark.ui.port", UI_PORT)))
+        ui = SparkUi(self.client.api, app.namespace, app.ui_port)
         try:
             found = ui.progress(app.driver_pod, app.spark_id or "")
         except errors.ForbiddenError as error:
@@ -272,27 +288,29 @@ class Follower:
 
     def _changed(self, now: Application) -> None:
         before, self.application = self.application, now
-        if (before.state, before.attempts) != (now.state, now.attempts):
+        if (before.state, before.submission) != (now.state, now.submission):
             lasted = self.timeline.clock.seconds
             self.timeline.enter(now.state, self.deadlines.of(now.state))
             self._blocked.clear()
             reason = f": {_excerpt(now.error_message)}" if now.error_message else ""
             self.log.info("%s: %s after %.1f s%s", now.name, now.state.name, lasted, reason)
+        if before.submission != now.submission:
+            self._quota_line, self._last_words = "", None
         if now.state is _RUNNING:
             self._start_log()
 
     def _start_log(self) -> None:
         app = self.application
-        if not self.following.stream_log or self._attempt_of_stream == app.attempts:
+        if not self.following.stream_log or self._submission_of_stream == app.submission:
             return
         self._finish_log(0)
-        self._attempt_of_stream = app.attempts
+        self._submission_of_stream = app.submission
         self._stream = LogStream(self._inspector, app.driver_pod, self._write_line)
         self._stream.start()
 
     def _write_line(self, line: str) -> None:
         # Executors are created by the driver: that the quota has no room, only its log tells.
-        if "exceeded quota" in line:
+        if _QUOTA.search(line):
             self._quota_line = line
         self.following.write(line)
 
@@ -309,6 +327,10 @@ class Follower:
             if (problem.pod, problem.kind) not in self._told:
                 self._told.add((problem.pod, problem.kind))
                 self.log.warning("%s", problem)
+            if problem.role == DRIVER and problem.kind in _LAST_WORDS:
+                self._last_words = problem
+        if seen.running_executors:
+            self._quota_line = ""
         state = self.application.state
         waiting = state is ApplicationState.SUBMITTED
         starved = state is _RUNNING and not seen.running_executors

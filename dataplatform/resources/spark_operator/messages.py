@@ -1,17 +1,18 @@
 """Dagster Pipes through S3: the context that a driver reads, the messages that it writes.
 
 Keys are made from the application's name, so that they outlive a dead driver and a dead Dagster
-pod: whoever follows the application next reads the same messages from the first one on. They are
-deleted when an application was followed to its end; where they are gone, it was.
+pod: whoever follows the application next reads the same messages from the first one on. When an
+application was followed to its end, a marker says so, and then they are deleted.
 """
 
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -27,6 +28,8 @@ S3Client = Any
 
 _CONTEXT: Final = "context.json"
 _MESSAGES: Final = "messages"
+_DRIVER: Final = "driver"
+_DONE: Final = "done"
 _MISSING: Final = frozenset({"NoSuchKey", "404", "NotFound"})
 _FINAL_PAUSE: Final = 0.1
 _LAST_READ_SECONDS: Final = 30.0
@@ -51,6 +54,19 @@ class PipesBucket:
         """Return the place of one application."""
         parts = [self.prefix.strip("/"), namespace, name]
         return PipesFolder(self.bucket, "/".join(part for part in parts if part), self.connect())
+
+    def folders(self, namespace: str) -> dict[str, datetime]:
+        """Return the applications of a namespace that have a folder, and when each was written last.
+
+        Raises:
+            MessagesUnreadableError: the store refused it.
+        """
+        root = self.folder(namespace, "")
+        found: dict[str, datetime] = {}
+        for each in root.objects():
+            name = each["Key"].removeprefix(f"{root.prefix}/").partition("/")[0]
+            found[name] = max(each["LastModified"], found.get(name, each["LastModified"]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -81,14 +97,42 @@ class PipesFolder:
         Raises:
             MessagesUnreadableError: the store refused it.
         """
-        with self._explained("write the context to"):
-            self.s3.put_object(
-                Bucket=self.bucket, Key=self.context_key, Body=json.dumps(context).encode()
-            )
+        self._write(_CONTEXT, json.dumps(context))
 
-    def has_context(self) -> bool:
-        """Return whether the application was not followed to its end yet."""
-        return self._read(self.context_key) is not None
+    def read_context(self) -> Mapping[str, Any] | None:
+        """Return what the driver was told; None where nothing was written.
+
+        Raises:
+            MessagesUnreadableError: the store refused it.
+        """
+        body = self._read(self.context_key)
+        return None if body is None else json.loads(body)
+
+    def is_open(self) -> bool:
+        """Return whether the application can be followed, and was not to its end yet."""
+        done = self._read(f"{self.prefix}/{_DONE}") is not None
+        return not done and self._read(self.context_key) is not None
+
+    def close(self) -> None:
+        """Mark that the application was followed to its end.
+
+        Raises:
+            MessagesUnreadableError: the store refused it.
+        """
+        self._write(_DONE, "")
+
+    def write_driver(self, submission: str) -> None:
+        """Keep which driver writes the messages.
+
+        Raises:
+            MessagesUnreadableError: the store refused it.
+        """
+        self._write(_DRIVER, submission)
+
+    def read_driver(self) -> str | None:
+        """Return which driver wrote the messages; None where none was seen to run."""
+        body = self._read(f"{self.prefix}/{_DRIVER}")
+        return None if body is None else body.decode()
 
     def read_messages(self, index: int) -> str | None:
         """Return the chunk of messages with this number, from 1; None while it is not written."""
@@ -96,17 +140,41 @@ class PipesFolder:
         return None if body is None else body.decode()
 
     def clear(self) -> None:
-        """Delete context and messages.
+        """Mark the application as followed to its end, and delete context and messages.
+
+        Raises:
+            MessagesUnreadableError: the store refused it; the mark stays.
+        """
+        self.close()
+        done = f"{self.prefix}/{_DONE}"
+        keys = [key for each in self.objects() if (key := each["Key"]) != done]
+        for start in range(0, len(keys), _PAGE):
+            self._delete(keys[start : start + _PAGE])
+        self._delete([done])
+
+    def objects(self) -> list[Mapping[str, Any]]:
+        """Return what is in it, as S3 lists it.
 
         Raises:
             MessagesUnreadableError: the store refused it.
         """
-        with self._explained("delete the messages in"):
+        with self._explained("list"):
             pages = self.s3.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/"):
-                keys = [{"Key": each["Key"]} for each in page.get("Contents", [])]
-                if keys:
-                    self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": keys})
+            found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+            return [each for page in found for each in page.get("Contents", [])]
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        objects = [{"Key": key} for key in keys]
+        with self._explained("delete the messages in"):
+            answer = self.s3.delete_objects(Bucket=self.bucket, Delete={"Objects": objects})
+            # The answer is 200 even where each key is refused.
+            for refused in answer.get("Errors") or ():
+                raise ClientError({"Error": refused}, "DeleteObjects")
+
+    def _write(self, name: str, text: str) -> None:
+        with self._explained(f"take `{name}` for"):
+            key = f"{self.prefix}/{name}"
+            self.s3.put_object(Bucket=self.bucket, Key=key, Body=text.encode())
 
     def _read(self, key: str) -> bytes | None:
         with self._explained("read"):

@@ -4,16 +4,22 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from dagster import (
     AssetExecutionContext,
     DagsterInstance,
     DagsterRun,
+    DagsterRunStatus,
     OpExecutionContext,
+    RunRecord,
     RunsFilter,
 )
+from dagster_pipes import PipesExtras
+
+from dataplatform.resources.spark_operator.spec import SparkApplication
 
 Context = OpExecutionContext | AssetExecutionContext
 
@@ -21,6 +27,7 @@ RUN_LABEL: Final = "dagster/run-id"
 ROOT_RUN_LABEL: Final = "dagster/root-run-id"
 STEP_LABEL: Final = "dagster/step-key"
 LOCATION_LABEL: Final = "dagster/code-location"
+INSTANCE_LABEL: Final = "dagster/instance"
 MANAGED_LABEL: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "dagster"
 DIGEST_ANNOTATION: Final = "dagster/spec-digest"
@@ -51,12 +58,14 @@ class Owner:
         root_run_id: of the run that this one retries, or of the run itself.
         step_key: of the step.
         code_location: where the step's code is loaded from; None where it is not known.
+        instance: of Dagster; None where it has no identity.
     """
 
     run_id: str
     root_run_id: str
     step_key: str
     code_location: str | None = None
+    instance: str | None = None
 
     @classmethod
     def of(cls, context: OpExecutionContext) -> "Owner":
@@ -67,6 +76,7 @@ class Owner:
             run.root_run_id or run.tags.get(_ROOT_RUN_TAG) or run.run_id,
             context.get_step_execution_context().step.key,
             code_location(run),
+            instance_id(context.instance),
         )
 
     def labels(self) -> dict[str, str]:
@@ -98,6 +108,8 @@ class Owner:
         }
         if self.code_location:
             labels[LOCATION_LABEL] = label_value(self.code_location)
+        if self.instance:
+            labels[INSTANCE_LABEL] = self.instance
         return labels
 
 
@@ -109,11 +121,60 @@ def code_location(run: DagsterRun) -> str | None:
     return os.environ.get("DAGSTER_CLOUD_LOCATION_NAME")
 
 
+def instance_id(instance: DagsterInstance) -> str | None:
+    """Return what tells an instance of Dagster from others: whose database its runs are in.
+
+    None where the storage has no identity, as that of Dagster+ has none.
+    """
+    ask = getattr(instance.run_storage, "get_run_storage_id", None)
+    return hashlib.sha256(ask().encode()).hexdigest()[:16] if ask else None
+
+
+def family(instance: DagsterInstance, root_run_id: str) -> list[RunRecord]:
+    """Return a run and all that retry it, as far as they are known."""
+    root = instance.get_run_record_by_id(root_run_id)
+    retries = instance.get_run_records(RunsFilter(tags={_ROOT_RUN_TAG: root_run_id}))
+    return [*([root] if root else []), *retries]
+
+
 def active_runs(instance: DagsterInstance, root_run_id: str) -> set[str]:
     """Return the ids of the runs that are not finished, of a run and all that retry it."""
-    root = instance.get_run_by_id(root_run_id)
-    retries = instance.get_runs(RunsFilter(tags={_ROOT_RUN_TAG: root_run_id}))
-    return {run.run_id for run in [*retries, *([root] if root else [])] if not run.is_finished}
+    runs = [record.dagster_run for record in family(instance, root_run_id)]
+    return {run.run_id for run in runs if not run.is_finished}
+
+
+def is_retried_when_interrupted(instance: DagsterInstance, run_id: str) -> bool:
+    """Return whether Dagster runs it again when its process is told to end.
+
+    So it is with what a launcher started, unless somebody cancelled it: a node is drained. What a
+    person started in a shell or a script nobody begins again.
+    """
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.remote_job_origin is None:
+        return False
+    canceled = run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
+    return not canceled and (instance.run_retries_enabled or instance.run_will_resume(run_id))
+
+
+def digest_of(
+    context: OpExecutionContext, application: SparkApplication, extras: PipesExtras
+) -> str:
+    """Return by what the next attempt at a step knows that an application does the same work."""
+    return application.digest(_without(context.run_id, extras), _selection(context))
+
+
+def _without(run_id: str, value: Any) -> Any:
+    """Return extras without the run's id: it is all that a retry changes."""
+    if isinstance(value, str):
+        return value.replace(run_id, "")
+    if isinstance(value, Mapping):
+        return {key: _without(run_id, each) for key, each in value.items()}
+    return [_without(run_id, each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _selection(context: OpExecutionContext) -> list[Any]:
+    keys = sorted(map(str, context.selected_asset_keys)) if context.has_assets_def else []
+    return [keys, str(context.partition_key_range) if context.has_partition_key else None]
 
 
 def label_value(text: str) -> str:

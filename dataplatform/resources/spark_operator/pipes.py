@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -15,12 +15,13 @@ from dagster import (
     open_pipes_session,
 )
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.pipes.client import PipesClientCompletedInvocation
 from dagster_pipes import PipesExtras
 
 from dataplatform.resources.spark_operator import errors
 from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
-from dataplatform.resources.spark_operator.follow import Follower, Following
+from dataplatform.resources.spark_operator.follow import TICK_SECONDS, Follower, Following
 from dataplatform.resources.spark_operator.messages import (
     Bell,
     FolderContextInjector,
@@ -34,11 +35,21 @@ from dataplatform.resources.spark_operator.ownership import (
     Context,
     Owner,
     active_runs,
+    digest_of,
+    is_retried_when_interrupted,
     label_value,
     op_context,
 )
 from dataplatform.resources.spark_operator.spec import Manifest, SparkApplication
 from dataplatform.resources.spark_operator.states import ApplicationState
+from dataplatform.resources.spark_operator.stream import ApplicationStream
+from dataplatform.resources.spark_operator.verdicts import (
+    AGAIN,
+    OneDriver,
+    incomplete,
+    reported,
+    unreadable,
+)
 
 OnExisting = Literal["reattach", "replace"]
 
@@ -79,47 +90,6 @@ class Links:
         return found
 
 
-class ApplicationStream(Iterator[Any]):
-    """The custom messages of an application, as they come.
-
-    Ending the iteration early (by leaving a `with` block of it, `close`, or dropping it) cancels the
-    application.
-
-    Attributes:
-        invocation: results and metadata; None until the application has completed.
-    """
-
-    def __init__(self, messages: "Callable[[ApplicationStream], Generator[Any]]") -> None:
-        self.invocation: PipesClientCompletedInvocation | None = None
-        self.metadata: Mapping[str, Any] = {}
-        self._messages = messages(self)
-
-    def __next__(self) -> Any:
-        """Return the next payload, in the order in which the driver reported them."""
-        return next(self._messages)
-
-    def close(self) -> None:
-        """Delete the application with its pods if it has not ended, and wait a bounded time."""
-        self._messages.close()
-
-    def __enter__(self) -> "ApplicationStream":
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        """Close; an error of the block carries what could not be deleted as a note."""
-        if error is None:
-            self.close()
-            return
-        try:
-            self._messages.throw(error)
-        except BaseException as raised:
-            if raised is not error:
-                raise
-
-
 @dataclass
 class _Submission:
     """What is submitted, or taken over, for one step."""
@@ -129,6 +99,7 @@ class _Submission:
     manifest: Manifest
     reader: FolderMessageReader
     bell: Bell
+    driver: OneDriver
     existing: Application | None = None
 
 
@@ -138,8 +109,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
     Context and messages go through S3. The driver is told their place by the environment variables
     of Dagster Pipes and opens them with `PipesS3ContextLoader` and `PipesS3MessageWriter`.
 
-    An interrupt, or any other error before the application's end, deletes it with its pods. An
-    application that a killed Dagster process left behind is found by its labels when the step is
+    A cancelled run, or any error before the application's end, deletes it with its pods. An
+    application that a Dagster process left behind, which was ended from outside, is found by its labels when the step is
     tried again: by the same run, or by a run that retries it.
 
     Args:
@@ -206,6 +177,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         application: SparkApplication,
         extras: PipesExtras | None = None,
         name_prefix: str | None = None,
+        identity: SparkApplication | None = None,
+        may_omit: bool = False,
     ) -> ApplicationStream:
         """Run an application, giving each custom message while it runs.
 
@@ -217,14 +190,46 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             application: what to run.
             extras: what the driver is told besides; JSON.
             name_prefix: what the application's name begins with; None, the step's key.
+            identity: what the next attempt knows the application by, where `application` has sizes
+                that are chosen anew by each attempt; None, the application.
+            may_omit: whether the step may leave out what it declares, such as a check that nothing
+                was looked at for. Dagster forbids it after a session of Pipes, as the driver is to
+                report everything; a step that yields results of its own knows better.
 
         Returns:
             the payloads that the driver gave `report_custom_message`; raises a SparkOperatorError
             where the application did not complete.
         """
-        op = op_context(context)
+        op, told = op_context(context), extras or {}
+        digest = digest_of(op, identity or application, told)
         return ApplicationStream(
-            lambda stream: self._messages(stream, op, application, extras or {}, name_prefix)
+            lambda stream: self._messages(
+                stream, op, application, told, digest, name_prefix, may_omit
+            )
+        )
+
+    def left_behind(
+        self, *, context: Context, identity: SparkApplication, extras: PipesExtras | None = None
+    ) -> bool:
+        """Return whether the attempt before left an application that is at work, or unread.
+
+        `stream` goes on with it, or replaces it where it may not be followed.
+
+        Args:
+            context: of the op or asset.
+            identity: as `stream` is given it, or else its application.
+            extras: as `stream` is given them.
+
+        Raises:
+            KubernetesApiError: the applications can't be listed.
+            MessagesUnreadableError: the object store does not say whether there are messages.
+        """
+        op = op_context(context)
+        owner, digest = Owner.of(op), digest_of(op, identity, extras or {})
+        return any(
+            not app.state.is_final or self._may_reattach(app, digest)
+            for app in self.client.find(owner.selector())
+            if not self._is_followed_elsewhere(op, owner, app)
         )
 
     def _messages(
@@ -233,38 +238,45 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         context: OpExecutionContext,
         application: SparkApplication,
         extras: PipesExtras,
+        digest: str,
         name_prefix: str | None,
+        may_omit: bool,
     ) -> Generator[Any]:
-        submission = self._prepare(context, application, extras, name_prefix)
+        submission = self._prepare(context, application, digest, name_prefix)
         injector = FolderContextInjector(submission.folder, write=submission.existing is None)
         with (
             _claimed(submission.name),
+            _as_strict_as_before(context) if may_omit else nullcontext(),
             open_pipes_session(context, injector, submission.reader, extras) as session,
         ):
-            app = self._submit(context.log, submission, session)
-            with self._cancelled_on_error(context.log, app) as latest:
+            app = self._submit(context, submission, session)
+            with self._cancelled_on_error(context, app) as latest:
                 yield from self._follow(context.log, submission, session, app, latest)
             stream.metadata = latest.metadata
-            self._clear(context.log, submission.folder)
+            if not _has_lost_its_run(context):
+                # Raised: a retry reads all of it again. Unmarked, a later run would take it for its own.
+                submission.folder.close()
+                self._clear(context.log, submission.folder)
         stream.invocation = PipesClientCompletedInvocation(session, metadata=latest.metadata)
 
     def _prepare(
         self,
         context: OpExecutionContext,
         application: SparkApplication,
-        extras: PipesExtras,
+        digest: str,
         name_prefix: str | None,
     ) -> _Submission:
         owner = Owner.of(context)
-        digest = application.digest(_without(owner.run_id, extras), _selection(context))
         existing = self._existing(context, owner, digest)
         name = existing.name if existing else owner.new_name(name_prefix)
         folder = self.bucket.folder(self.client.namespace, name)
         labels, annotations = owner.labels(), {DIGEST_ANNOTATION: digest}
         manifest = application.manifest(name, self.client.namespace, labels, annotations)
         bell = Bell()
-        reader = FolderMessageReader(folder, bell, self.following.poll_seconds)
-        return _Submission(name, folder, manifest, reader, bell, existing)
+        patience = self.following.deadlines.store
+        reader = FolderMessageReader(folder, bell, self.following.poll_seconds, patience)
+        driver = OneDriver(folder, is_new=existing is None)
+        return _Submission(name, folder, manifest, reader, bell, driver, existing)
 
     def _existing(
         self, context: OpExecutionContext, owner: Owner, digest: str
@@ -309,12 +321,14 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             self.on_existing == "reattach"
             and not app.is_deleting
             and app.state not in failed
+            and app.state not in AGAIN
+            and app.attempts <= 1
             and app.annotations.get(DIGEST_ANNOTATION) == digest
-            and self.bucket.folder(app.namespace, app.name).has_context()
+            and self.bucket.folder(app.namespace, app.name).is_open()
         )
 
     def _submit(
-        self, log: logging.Logger, submission: _Submission, session: PipesSession
+        self, context: OpExecutionContext, submission: _Submission, session: PipesSession
     ) -> Application:
         if submission.existing:
             return submission.existing
@@ -324,14 +338,16 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         try:
             app = self.client.create(submission.manifest)
         except BaseException as error:
+            if _is_left_for_retry(context, submission.name, error):
+                raise
             # The request may have been fulfilled although its answer is not known.
             unknown = not isinstance(error, errors.SparkOperatorError) or isinstance(
                 error, errors.ApiServerUnreachableError
             )
-            if not unknown or self._cancel(log, submission.name, error):
-                self._clear(log, submission.folder)
+            if not unknown or self._cancel(context.log, submission.name, error):
+                self._clear(context.log, submission.folder)
             raise
-        log.info("Submitted SparkApplication %s/%s.", app.namespace, app.name)
+        context.log.info("Submitted SparkApplication %s/%s.", app.namespace, app.name)
         return app
 
     def _follow(
@@ -345,22 +361,48 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         given = _Given(session)
         with Follower(self.client, app, self.following, log) as follower:
             submission.bell.listener = follower.wake
-            failure: errors.SparkOperatorError | None = None
-            try:
-                while not latest.app.state.is_final:
-                    yield from given.new()
-                    _raise(submission.reader.failure)
-                    latest.app = follower.step()
-            except errors.SparkOperatorError as error:
-                failure = error
-            if latest.app.state.is_final:
-                submission.reader.finish(CLOSING_SECONDS if latest.app.attempts else 0)
-                follower.finish_log()
-            else:
-                submission.reader.finish(0)
+            failure = self._advance(follower, session, submission, latest, seconds=0)
+            while not failure and not latest.app.state.is_final:
+                yield from given.new()
+                failure = self._advance(follower, session, submission, latest)
+            self._drain(follower, submission.reader, failure)
+            # What the block of the stream raises comes out of a `yield`: it is not ours to judge.
             yield from given.new()
             latest.metadata = self._metadata(follower)
             _raise(failure or self._verdict(follower, session, submission))
+
+    def _advance(
+        self,
+        follower: Follower,
+        session: PipesSession,
+        submission: _Submission,
+        latest: "_Latest",
+        seconds: float = TICK_SECONDS,
+    ) -> errors.SparkOperatorError | None:
+        """Wait for what happens next; return why the application can't be followed any more."""
+        app, reader = latest.app, submission.reader
+        if reader.failure:
+            return unreadable(f"{app.namespace}/{app.name}", reader.failure)
+        try:
+            latest.app = follower.step(seconds)
+            has_opened = session.message_handler.received_opened_message
+            submission.driver.check(latest.app, has_opened)
+        except errors.SparkOperatorError as error:
+            return error
+        return None
+
+    def _drain(
+        self,
+        follower: Follower,
+        reader: FolderMessageReader,
+        failure: errors.SparkOperatorError | None,
+    ) -> None:
+        """Read the last messages and lines, where the driver has ended."""
+        app = follower.application
+        has_ended = app.state.is_final or isinstance(failure, errors.DriverRestartedError)
+        reader.finish(CLOSING_SECONDS if has_ended and app.attempts else 0)
+        if app.state.is_final:
+            follower.finish_log()
 
     def _verdict(
         self, follower: Follower, session: PipesSession, submission: _Submission
@@ -371,12 +413,12 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         if app.state is ApplicationState.FAILED:
             return follower.failure()
         if reader.failure:
-            return _unreadable(what, reader.failure)
+            return unreadable(what, reader.failure)
         if reader.closing_exception:
-            return _reported(what, reader.closing_exception)
+            return reported(what, reader.closing_exception)
         if not session.message_handler.received_closed_message:
             _, details = follower.diagnosis()
-            return _incomplete(what, session.message_handler.received_opened_message, details)
+            return incomplete(what, session.message_handler.received_opened_message, details)
         return None
 
     def _metadata(self, follower: Follower) -> dict[str, Any]:
@@ -393,15 +435,19 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         }
 
     @contextmanager
-    def _cancelled_on_error(self, log: logging.Logger, app: Application) -> "Generator[_Latest]":
-        """Delete the application if the block ends before it has."""
+    def _cancelled_on_error(
+        self, context: OpExecutionContext, app: Application
+    ) -> "Generator[_Latest]":
+        """Delete the application if the block ends before it has, unless a retry will want it."""
         latest = _Latest(app)
         try:
             yield latest
         except BaseException as error:
             # Whoever takes over an application that could not be deleted needs its messages.
-            if latest.app.state.is_final or self._cancel(log, app.name, error):
-                self._clear(log, self.bucket.folder(app.namespace, app.name))
+            if not _is_left_for_retry(context, app.name, error) and (
+                latest.app.state.is_final or self._cancel(context.log, app.name, error)
+            ):
+                self._clear(context.log, self.bucket.folder(app.namespace, app.name))
             raise
 
     def _cancel(self, log: logging.Logger, name: str, error: BaseException) -> bool:
@@ -448,6 +494,17 @@ class _Given:
 
 
 @contextmanager
+def _as_strict_as_before(context: OpExecutionContext) -> Generator[None]:
+    """Take back that each output of the step has to be reported, which a session of Pipes demands."""
+    step = context.get_step_execution_context()
+    before = step.requires_typed_event_stream
+    try:
+        yield
+    finally:
+        step._requires_typed_event_stream = before  # noqa: SLF001  Dagster can only set it
+
+
+@contextmanager
 def _claimed(name: str) -> Generator[None]:
     with _followed_lock:
         _followed.add(name)
@@ -463,49 +520,23 @@ def _raise(failure: Exception | None) -> None:
         raise failure
 
 
-def _without(run_id: str, value: Any) -> Any:
-    """Return extras without the run's id: it is all that a retry changes."""
-    if isinstance(value, str):
-        return value.replace(run_id, "")
-    if isinstance(value, Mapping):
-        return {key: _without(run_id, each) for key, each in value.items()}
-    return [_without(run_id, each) for each in value] if isinstance(value, list | tuple) else value
+def _is_left_for_retry(context: OpExecutionContext, name: str, error: BaseException) -> bool:
+    """Return whether the process is ended from outside, and Dagster will run the step again."""
+    interrupts = (DagsterExecutionInterruptedError, KeyboardInterrupt)
+    # A generator that is closed while an interrupt goes up is told of its closing only.
+    cause = error.__context__ if isinstance(error, GeneratorExit) else error
+    if not isinstance(cause, interrupts):
+        return False
+    if not is_retried_when_interrupted(context.instance, context.run_id):
+        return False
+    context.log.warning("%s goes on: this run was not canceled, and its retry takes over.", name)
+    return True
 
 
-def _selection(context: OpExecutionContext) -> list[Any]:
-    keys = sorted(map(str, context.selected_asset_keys)) if context.has_assets_def else []
-    return [keys, str(context.partition_key_range) if context.has_partition_key else None]
+def _has_lost_its_run(context: OpExecutionContext) -> bool:
+    """Return whether the run was ended from outside, so that one that retries it may read along.
 
-
-def _unreadable(what: str, failure: Exception) -> errors.SparkOperatorError:
-    if isinstance(failure, errors.SparkOperatorError):
-        return failure
-    return errors.MessagesUnreadableError(
-        what,
-        f"a message of the driver could not be handled: {type(failure).__name__}: {failure}",
-        "use the same release of dagster-pipes in the driver's image as here",
-    )
-
-
-def _reported(what: str, exception: Mapping[str, Any]) -> errors.SparkOperatorError:
-    return errors.DriverReportedError(
-        what,
-        f"the driver ended with exit code 0 although it failed: {exception.get('name')}:"
-        f" {exception.get('message')}",
-        "let the exception pass through the program, so that it ends with an exit code",
-        [line.rstrip() for line in exception.get("stack") or ()],
-    )
-
-
-def _incomplete(what: str, opened: bool, details: list[str]) -> errors.SparkOperatorError:
-    if opened:
-        cause = "the driver ended well but did not close Dagster Pipes: messages may be missing"
-    else:
-        cause = "the driver ended well but sent no Pipes message at all"
-    return errors.MessagesIncompleteError(
-        what,
-        cause,
-        "open Pipes in the driver by `with open_dagster_pipes(context_loader=PipesS3ContextLoader(s3),"
-        " message_writer=PipesS3MessageWriter(s3))`, and let the block end before the process does",
-        details,
-    )
+    A step in a pod of its own outlives the pod of its run.
+    """
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.is_finished

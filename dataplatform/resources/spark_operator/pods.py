@@ -205,6 +205,8 @@ def _ended(pod: Manifest, ended: Mapping[str, Any]) -> Problem:
     said = f"exit code {code}. {ended.get('message') or ''}"
     if reason == "OOMKilled" or code == _JVM_OUT_OF_MEMORY:
         return _problem(pod, ProblemKind.OUT_OF_MEMORY, reason, said)
+    if role(pod) == DRIVER and "deletionTimestamp" in pod["metadata"]:
+        return _problem(pod, ProblemKind.EVICTED, "Deleted", f"its pod was deleted; {said}")
     kind = ProblemKind.START if reason in _START_CODES else ProblemKind.FAILED
     return _problem(pod, kind, reason, said)
 

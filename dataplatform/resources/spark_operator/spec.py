@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 API_VERSION: Final = "sparkoperator.k8s.io/v1beta2"
 DRIVER_CONTAINER: Final = "spark-kubernetes-driver"
@@ -421,6 +421,17 @@ class SparkApplication(_Part):
                 " jmx_exporter is set. Remedy: use its metrics_file, or leave one of them out."
             )
         return self
+
+    @field_validator("spec_overrides")
+    @classmethod
+    def _never_restarted(cls, overrides: Manifest) -> Manifest:
+        policy = overrides.get("restartPolicy") or {}
+        if policy.get("type", "Never") != "Never":
+            raise ValueError(
+                f"restartPolicy {policy['type']}: the messages of two drivers can't be told apart."
+                " Remedy: leave it Never, and let a retry policy of Dagster try again."
+            )
+        return overrides
 
     def manifest(
         self,

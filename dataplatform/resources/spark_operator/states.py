@@ -77,6 +77,7 @@ class Deadlines(BaseModel):
         unschedulable: that no node may take the driver, within `submitted`.
         executors: that a running driver may be without any executor, while one can't start.
         unreachable: that the API server may not answer; the application goes on meanwhile.
+        store: that the object store may not answer; it is asked again meanwhile.
         deletion: until an application that is deleted, and its pods, are gone.
         interrupt: the same when the run is cancelled; less than its pod's grace period of 30 s.
     """
@@ -100,6 +101,7 @@ class Deadlines(BaseModel):
     unschedulable: float = Field(default=900, gt=0)
     executors: float = Field(default=900, gt=0)
     unreachable: float = Field(default=300, gt=0)
+    store: float = Field(default=120, gt=0)
     deletion: float = Field(default=120, gt=0)
     interrupt: float = Field(default=20, gt=0)
 

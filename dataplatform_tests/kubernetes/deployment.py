@@ -1,0 +1,196 @@
+"""The platform on a node of the tests: the project's own manifests, over the stack's servers."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
+from kubernetes import client
+
+from dataplatform.lake.jvm import spark_jars
+from dataplatform.profiles import lake_place
+from dataplatform.resources.spark_cluster import SparkClusterResource
+from dataplatform.resources.vault import open_secrets
+from dataplatform.stack.launch import open_vault
+from dataplatform.vault.bootstrap import bootstrap
+from dataplatform.vault.layout import Kubernetes, platform_layout
+from dataplatform_tests.kubernetes import oci
+from dataplatform_tests.kubernetes.fixtures import pod_spec
+from dataplatform_tests.kubernetes.operator import GROUP, PLURAL, VERSION
+
+if TYPE_CHECKING:
+    from dataplatform_tests.kubernetes.node import Node
+    from dataplatform_tests.stack.fixtures import RunningStack
+
+MANIFESTS: Final = oci.CHECKOUT / "infra" / "kubernetes"
+DAGSTER: Final = "dagster"
+SPARK: Final = "spark"
+CODE_ACCOUNT: Final = "dagster-code"
+STEP_POD_JOB: Final = "inbox_job"
+"""The job whose every step gets a pod of its own."""
+_REVIEWER: Final = "vault-reviewer"
+_SIZES: Final = {
+    "DRIVER_MEMORY": "1g",
+    "EXECUTOR_MEMORY": "768m",
+    "EXECUTOR_CORES": "1",
+    "EXECUTORS": "2",
+}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The platform as `kubectl apply -k` makes it, with the settings of this machine.
+
+    Attributes:
+        node: where pods run.
+        stack: the servers.
+        folder: for kubeconfigs and the homes of processes outside of the node.
+    """
+
+    node: "Node"
+    stack: "RunningStack"
+    folder: Path
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What pods and processes outside have in common."""
+        addresses = {
+            f"DATAPLATFORM_{name.upper()}": value
+            for name, value in self.stack.endpoints.items()
+            if not name.startswith("vault_") or name == "vault_addr"
+        }
+        spark = {"IMAGE": oci.IMAGE, "MAIN_FILE": f"local://{_driver()}", **_SIZES}
+        sizes = {f"DATAPLATFORM_SPARK_{name}": value for name, value in spark.items()}
+        return addresses | sizes | {"DATAPLATFORM_STEP_POD_JOBS": STEP_POD_JOB}
+
+    @property
+    def outside(self) -> dict[str, str]:
+        """The settings of a process outside of the node: a kubeconfig, and an AppRole of Vault."""
+        logins = {
+            f"DATAPLATFORM_{name.upper()}": value
+            for name, value in self.stack.endpoints.items()
+            if name.startswith("vault_")
+        }
+        kubeconfig = str(self.kubeconfig(CODE_ACCOUNT))
+        own = {
+            "DATAPLATFORM_PROFILE": "cluster",
+            "DATAPLATFORM_DAGSTER_NAMESPACE": DAGSTER,
+            "DATAPLATFORM_SPARK_KUBECONFIG": kubeconfig,
+        }
+        return self.settings | logins | own
+
+    def deploy(self) -> None:
+        """Apply the manifests as they are, and what a cluster's administrator adds."""
+        for folder in (DAGSTER, SPARK):
+            self.node.kubectl("apply", "-k", str(MANIFESTS / folder))
+            # There is no pod network, and the image's programs are this machine's.
+            label = "pod-security.kubernetes.io/enforce=privileged"
+            self.node.kubectl("label", "--overwrite", "namespace", folder, label)
+        self._configure()
+        self._let_pods_into_vault()
+        jars = self.node.shared / "jars"
+        jars.mkdir()
+        for jar in spark_jars(lake_place(self.stack.settings, "live").spark_jars):
+            shutil.copy(jar, jars)
+        self._share_secrets()
+
+    def _configure(self) -> None:
+        """Set the addresses, and make the ConfigMap of Dagster's instance."""
+        shipped = yaml.safe_load((MANIFESTS / DAGSTER / "settings.yaml").read_text())
+        name = shipped["metadata"]["name"]
+        self.apply("ConfigMap", DAGSTER, name, data=shipped["data"] | self.settings)
+        instance = {"dagster.yaml": (oci.CHECKOUT / "dagster.cluster.yaml").read_text()}
+        self.apply("ConfigMap", DAGSTER, "dagster-instance", data=instance)
+
+    def _let_pods_into_vault(self) -> None:
+        """Bind Vault's role `platform` to the service account of runs."""
+        self.node.kubectl("create", "serviceaccount", _REVIEWER, f"--namespace={DAGSTER}")
+        reviews = ["--clusterrole=system:auth-delegator", f"--serviceaccount={DAGSTER}:{_REVIEWER}"]
+        self.node.kubectl("create", "clusterrolebinding", _REVIEWER, *reviews)
+        reviewer = self.token(_REVIEWER)
+        kubernetes = Kubernetes(
+            host=self.node.server,
+            namespace=DAGSTER,
+            accounts={"platform": CODE_ACCOUNT},
+            ca_certificate=self.node.layout.api_certificate.read_text().strip(),
+            reviewer=lambda: {"token_reviewer_jwt": reviewer},
+        )
+        with closing(open_vault(self.stack.plan, "setup")) as vault:
+            bootstrap(vault, platform_layout(kubernetes=kubernetes))
+
+    def container_context(self) -> dict[str, Any]:
+        """Return what pods of Dagster need on this node, as the code location says it."""
+        pod = pod_spec(self.node)
+        [container] = pod.pop("containers")
+        container.pop("name")
+        # Of a pod in the host's network it would be the host's name.
+        own = {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+        container["env"].append({"name": "HOSTNAME", **own})
+        return {"k8s": {"run_k8s_config": {"pod_spec_config": pod, "container_config": container}}}
+
+    def _share_secrets(self) -> None:
+        """Do what External Secrets does: copy what drivers read from Vault."""
+        spark = SparkClusterResource()
+        secrets = open_secrets(self.stack.settings)
+        for path in spark.secret_paths:
+            name = f"{spark.secret_prefix}{path.replace('/', '-')}"
+            self.apply("Secret", SPARK, name, stringData=dict(secrets.read(path)))
+
+    def apply(self, kind: str, namespace: str, name: str, **content: Any) -> None:
+        """Apply an object of the core API."""
+        metadata = {"name": name, "namespace": namespace}
+        described = {"apiVersion": "v1", "kind": kind, "metadata": metadata, **content}
+        self.node.kubectl("apply", "-f", "-", stdin=json.dumps(described))
+
+    def token(self, account: str, namespace: str = DAGSTER) -> str:
+        """Return a token of a service account."""
+        return self.node.kubectl("create", "token", account, f"--namespace={namespace}").strip()
+
+    def kubeconfig(self, account: str) -> Path:
+        """Return a kubeconfig with a service account's token, and no right but that account's."""
+        file = self.folder / f"{account}.kubeconfig"
+        if not file.exists():
+            config = yaml.safe_load(self.node.kubeconfig.read_text())
+            config["users"] = [{"name": account, "user": {"token": self.token(account)}}]
+            cluster = config["clusters"][0]["name"]
+            context = {"cluster": cluster, "user": account}
+            config["contexts"] = [{"name": account, "context": context}]
+            config["current-context"] = account
+            file.write_text(yaml.safe_dump(config))
+        return file
+
+    def applications(self) -> list[dict[str, Any]]:
+        """Return the SparkApplications, oldest first."""
+        with self.node.api() as api:
+            listed = client.CustomObjectsApi(api).list_namespaced_custom_object(
+                GROUP, VERSION, SPARK, PLURAL
+            )
+        return sorted(listed["items"], key=lambda app: app["metadata"]["creationTimestamp"])
+
+    def of_run(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the SparkApplications that a run submitted."""
+        apps = self.applications()
+        return [app for app in apps if app["metadata"]["labels"]["dagster/run-id"] == run_id]
+
+    def pods_of(self, run_id: str) -> list[client.V1Pod]:
+        """Return Dagster's pods of a run: its own, and those of its steps."""
+        with self.node.api() as api:
+            listed = client.CoreV1Api(api).list_namespaced_pod(
+                DAGSTER, label_selector=f"dagster/run-id={run_id}"
+            )
+        return listed.items
+
+    def pods(self, namespace: str = SPARK) -> Mapping[str, str]:
+        """Return the pods of a namespace: name to phase."""
+        with self.node.api() as api:
+            pods = client.CoreV1Api(api).list_namespaced_pod(namespace).items
+        return {pod.metadata.name: pod.status.phase for pod in pods}
+
+
+def _driver() -> Path:
+    """Return the main file of the images."""
+    return oci.CHECKOUT / "infra" / "images" / "spark" / "driver.py"
