@@ -1,6 +1,9 @@
 """The page for strangers: its code runs as it stands there."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -30,6 +33,22 @@ def test_the_definitions_of_the_page_load() -> None:
 
     Definitions.validate_loadable(names["defs"])
     assert names["defs"].resolve_asset_graph().has(AssetKey("counted"))
+
+
+def test_a_copy_of_the_folder_works_under_another_name(tmp_path: Path) -> None:
+    source = REPOSITORY / "dataplatform/resources/spark_operator"
+    shutil.copytree(source, tmp_path / "ours/operator_of_spark")
+    modules = [f"ours.operator_of_spark.{path.stem}" for path in source.glob("[a-z]*.py")]
+    script = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+print([name for name in sys.modules if name.startswith("dataplatform")])
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_the_driver_of_the_page_is_python() -> None:

@@ -255,6 +255,33 @@ def no_crd(cluster: Node) -> Iterator[None]:
     cluster.start("kube-controller-manager")
 
 
+@pytest.fixture
+def old_crd(failing: Step, cluster: Node) -> Iterator[None]:
+    """Take the drivers' pod templates from the CRD, as operators before 2.1 had it."""
+    schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties"
+    patch = [{"op": "remove", "path": f"{schema}/driver/properties/template"}]
+    cluster.kubectl("patch", "crd", APPS, "--type=json", "-p", json.dumps(patch))
+    cluster.wait("the old CRD", lambda: not keeps_templates(failing))
+    yield
+    crd = DATA / "sparkoperator.k8s.io_sparkapplications.yaml"
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crd))
+    cluster.wait("the new CRD", lambda: keeps_templates(failing))
+
+
+def keeps_templates(step: Step) -> bool:
+    manifest = step.application("").manifest("asked", step.namespace, {}, {})
+    dry = ["create", "--dry-run=server", "--validate=false", "-o", "json", "-f", "-"]
+    made = json.loads(step.node.kubectl(*dry, stdin=json.dumps(manifest)))
+    return "template" in made["spec"]["driver"]
+
+
+def test_an_operator_without_pod_templates_is_too_old(failing: Step, old_crd: None) -> None:
+    outcome = failing.run(failing.application(""))
+
+    outcome.shows(errors.OperatorTooOldError, "spec.driver.template")
+    failing.nothing_left()
+
+
 def serves_applications(node: Node) -> bool:
     try:
         return bool(node.kubectl("get", APPS, "-A", "-o", "name") or True)

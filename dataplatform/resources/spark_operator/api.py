@@ -16,8 +16,8 @@ import urllib3
 from kubernetes import client, config
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.errors import KubernetesApiError
+from . import errors
+from .errors import KubernetesApiError
 
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 30.0

@@ -8,11 +8,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.api import Clock, KubernetesApi, Stop, Target, connect
-from dataplatform.resources.spark_operator.ownership import NONCE_ANNOTATION
-from dataplatform.resources.spark_operator.spec import API_VERSION, UI_PORT, Manifest
-from dataplatform.resources.spark_operator.states import ApplicationState, Deadlines
+from . import errors
+from .api import Clock, KubernetesApi, Stop, Target, connect
+from .ownership import NONCE_ANNOTATION
+from .spec import API_VERSION, UI_PORT, Manifest
+from .states import ApplicationState, Deadlines
 
 PLURAL: Final = "sparkapplications"
 APP_NAME_LABEL: Final = "sparkoperator.k8s.io/app-name"

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.api import Clock, Stop, classify
-from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
-from dataplatform.resources.spark_operator.pods import (
+from . import errors
+from .api import Clock, Stop, classify
+from .client import Application, SparkApplicationClient
+from .pods import (
     DRIVER,
     LogStream,
     PodInspector,
@@ -26,9 +26,9 @@ from dataplatform.resources.spark_operator.pods import (
     role,
     to_stdout,
 )
-from dataplatform.resources.spark_operator.progress import Progress, SparkUi
-from dataplatform.resources.spark_operator.spec import Manifest
-from dataplatform.resources.spark_operator.states import ApplicationState, Deadlines
+from .progress import Progress, SparkUi
+from .spec import Manifest
+from .states import ApplicationState, Deadlines
 
 TICK_SECONDS: Final = 1.0
 LOG_SECONDS: Final = 5.0

@@ -20,8 +20,8 @@ from dagster import DagsterError, PipesMessageHandler
 from dagster_aws.pipes import PipesS3ContextInjector, PipesS3MessageReader
 from dagster_pipes import PIPES_PROTOCOL_VERSION_FIELD, PipesContextData, PipesParams
 
-from dataplatform.resources.spark_operator.api import Clock
-from dataplatform.resources.spark_operator.errors import MessagesUnreadableError
+from .api import Clock
+from .errors import MessagesUnreadableError
 
 S3Client = Any
 """A boto3 client of S3; boto3 has no types of its own."""

@@ -19,7 +19,7 @@ from dagster import (
 )
 from dagster_pipes import PipesExtras
 
-from dataplatform.resources.spark_operator.spec import SparkApplication
+from .spec import SparkApplication
 
 Context = OpExecutionContext | AssetExecutionContext
 

@@ -19,17 +19,17 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.pipes.client import PipesClientCompletedInvocation
 from dagster_pipes import PipesExtras
 
-from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
-from dataplatform.resources.spark_operator.follow import TICK_SECONDS, Follower, Following
-from dataplatform.resources.spark_operator.messages import (
+from . import errors
+from .client import Application, SparkApplicationClient
+from .follow import TICK_SECONDS, Follower, Following
+from .messages import (
     Bell,
     FolderContextInjector,
     FolderMessageReader,
     PipesBucket,
     PipesFolder,
 )
-from dataplatform.resources.spark_operator.ownership import (
+from .ownership import (
     DIGEST_ANNOTATION,
     RUN_LABEL,
     Context,
@@ -40,10 +40,10 @@ from dataplatform.resources.spark_operator.ownership import (
     label_value,
     op_context,
 )
-from dataplatform.resources.spark_operator.spec import Manifest, SparkApplication
-from dataplatform.resources.spark_operator.states import ApplicationState
-from dataplatform.resources.spark_operator.stream import ApplicationStream
-from dataplatform.resources.spark_operator.verdicts import (
+from .spec import Manifest, SparkApplication
+from .states import ApplicationState
+from .stream import ApplicationStream
+from .verdicts import (
     AGAIN,
     OneDriver,
     incomplete,

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.api import KubernetesApi, Stop, Target
-from dataplatform.resources.spark_operator.spec import (
+from . import errors
+from .api import KubernetesApi, Stop, Target
+from .spec import (
     DRIVER_CONTAINER,
     EXECUTOR_CONTAINER,
     Manifest,

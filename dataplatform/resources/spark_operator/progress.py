@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dataplatform.resources.spark_operator.api import KubernetesApi, Target
-from dataplatform.resources.spark_operator.spec import UI_PORT
+from .api import KubernetesApi, Target
+from .spec import UI_PORT
 
 _ANSWER_SECONDS: Final = 10.0
 

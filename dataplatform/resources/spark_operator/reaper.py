@@ -20,8 +20,8 @@ from dagster import (
     sensor,
 )
 
-from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.ownership import (
+from . import errors
+from .ownership import (
     INSTANCE_LABEL,
     LOCATION_LABEL,
     ROOT_RUN_LABEL,
@@ -32,9 +32,9 @@ from dataplatform.resources.spark_operator.ownership import (
 )
 
 if TYPE_CHECKING:
-    from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
-    from dataplatform.resources.spark_operator.messages import PipesBucket, PipesFolder
-    from dataplatform.resources.spark_operator.resource import SparkOperatorResource
+    from .client import Application, SparkApplicationClient
+    from .messages import PipesBucket, PipesFolder
+    from .resource import SparkOperatorResource
 
 GRACE_SECONDS: Final = 600.0
 """What a run has left is kept for so long: its retry may be about to begin."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 from dagster import ConfigurableResource
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from dataplatform.resources.spark_operator.states import Deadlines
+from .states import Deadlines
 
 # The official client of Kubernetes and boto3 are imported when they are needed: together they take
 # longer than all of Dagster.
 if TYPE_CHECKING:
-    from dataplatform.resources.spark_operator.client import SparkApplicationClient
-    from dataplatform.resources.spark_operator.follow import Following
-    from dataplatform.resources.spark_operator.messages import PipesBucket
-    from dataplatform.resources.spark_operator.pipes import Links, PipesSparkApplicationClient
+    from .client import SparkApplicationClient
+    from .follow import Following
+    from .messages import PipesBucket
+    from .pipes import Links, PipesSparkApplicationClient
 
 DEFAULT_PREFIX: Final = "dagster-pipes"
 
@@ -82,7 +82,7 @@ class SparkOperatorResource(ConfigurableResource):
         Raises:
             UnauthorizedError: there is no configuration to sign in with.
         """
-        from dataplatform.resources.spark_operator.client import SparkApplicationClient
+        from .client import SparkApplicationClient
 
         if self._client is None:
             self._client = SparkApplicationClient.connect(
@@ -100,7 +100,7 @@ class SparkOperatorResource(ConfigurableResource):
         Raises:
             UnauthorizedError: there is no configuration to sign in with.
         """
-        from dataplatform.resources.spark_operator.pipes import PipesSparkApplicationClient
+        from .pipes import PipesSparkApplicationClient
 
         policy = "replace" if self.on_existing == "replace" else "reattach"
         return PipesSparkApplicationClient(
@@ -109,12 +109,12 @@ class SparkOperatorResource(ConfigurableResource):
 
     def bucket(self) -> "PipesBucket":
         """Return where contexts and messages are; connects when one is read."""
-        from dataplatform.resources.spark_operator.messages import PipesBucket
+        from .messages import PipesBucket
 
         return PipesBucket(self.pipes_bucket, self.pipes_prefix, self.s3)
 
     def _following(self) -> "Following":
-        from dataplatform.resources.spark_operator.follow import Following
+        from .follow import Following
 
         return Following(
             deadlines=self.times(),
@@ -124,6 +124,6 @@ class SparkOperatorResource(ConfigurableResource):
         )
 
     def _links(self) -> "Links":
-        from dataplatform.resources.spark_operator.pipes import Links
+        from .pipes import Links
 
         return Links(self.ui_url, self.history_url)

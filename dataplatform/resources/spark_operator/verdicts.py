@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dataplatform.resources.spark_operator import errors
-from dataplatform.resources.spark_operator.client import Application
-from dataplatform.resources.spark_operator.messages import PipesFolder
-from dataplatform.resources.spark_operator.states import ApplicationState as State
+from . import errors
+from .client import Application
+from .messages import PipesFolder
+from .states import ApplicationState as State
 
 _RAN: Final = frozenset({State.RUNNING, State.SUCCEEDING, State.FAILING, State.COMPLETED})
 AGAIN: Final = frozenset(
