@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
 """The first test of a tier with servers may have to build them."""
-LONG = {"test_kill.py", "test_ui.py"}
-"""Eight and five minutes."""
+LONG = {"test_kill.py", "test_ui.py", "test_live_lineage.py", "test_recorded_lineage.py"}
+"""Two to eight minutes each."""
 KUBERNETES = "kubernetes"
 SERVERS = {name: name for name in ("minio", "stack", "trino", "vault", KUBERNETES)} | {
     "spark_operator": KUBERNETES
@@ -42,9 +42,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what takes minutes first, what kills servers after all that use them, Kubernetes last.
+    """Run what takes minutes first: the longest, the folder `stack`, leaves its servers time to install.
 
-    What the later ones need may still be installing, and Kubernetes is compiled.
+    What kills servers comes after all that use them, and Kubernetes, which is compiled, at the end.
     """
     items.sort(key=_turn)
     for item in items:
@@ -53,9 +53,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(item: pytest.Item) -> list[bool]:
-    has = item.keywords.__contains__
-    is_last = _group(item.nodeid) == KUBERNETES
-    return [item.path.name not in LONG, is_last, has("kubernetes"), has("faults"), not has("stack")]
+    has, group = item.keywords.__contains__, _group(item.nodeid)
+    ends = [group == KUBERNETES, has("kubernetes"), has("faults")]
+    return [item.path.name not in LONG, *ends, group != "stack", has("stack")]
 
 
 class Scheduler(LoadScopeScheduling):
