@@ -98,12 +98,11 @@ class CoinGeckoServer:
         self.rate_per_minute = 500
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._http = _Http(self, port)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._port = port
 
     @property
     def url(self) -> str:
-        """The base URL, as a client is configured with it."""
+        """The base URL, as a client is configured with it, while the server listens."""
         return f"http://127.0.0.1:{self._http.server_address[1]}/api/v3"
 
     def script(self, *faults: Fault) -> None:
@@ -116,7 +115,9 @@ class CoinGeckoServer:
         return [seen.path for seen in self.seen]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        # Not before: who only asks for its answers has no socket to close.
+        self._http = _Http(self, self._port)
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

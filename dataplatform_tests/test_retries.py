@@ -19,6 +19,7 @@ from dagster import (
     ExecuteInProcessResult,
     ResourceDefinition,
     job,
+    materialize,
     op,
 )
 from dagster._core.utils import make_new_run_id
@@ -133,6 +134,22 @@ def test_a_step_is_not_begun_again_where_its_run_is_cancelled(
     assert retries(result) == (0 if cancelled else 2)
     ended = DagsterRunStatus.CANCELED if cancelled else DagsterRunStatus.FAILURE
     assert stored(instance, result).status is ended
+
+
+def test_neither_is_that_of_the_inbox(
+    lake: LakeResource, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> Never:
+        [started] = instance.get_runs()
+        instance.report_run_canceling(started)
+        raise DagsterExecutionInterruptedError
+
+    monkeypatch.setattr(raw, "land_inbox", interrupted)
+    result = materialize(
+        [raw.inbox_asset()], instance=instance, resources={"lake": lake}, raise_on_error=False
+    )
+    assert retries(result) == 0
+    assert stored(instance, result).status is DagsterRunStatus.CANCELED
 
 
 def test_what_does_not_is_left_to_a_new_process(

@@ -123,9 +123,10 @@ def inbox_asset() -> AssetsDefinition:
         check_specs=_check_specs(inbox),
         metadata=_declaration(inbox),
     )
-    def _inbox(lake: LakeResource) -> MaterializeResult:
-        bundled = _recorded(lake.raw_zone, inbox) if lake.lake_origin == "recorded" else []
-        dropped = land_inbox(lake.raw_zone, lake.lake_origin)
+    def _inbox(context: AssetExecutionContext, lake: LakeResource) -> MaterializeResult:
+        with not_retried_if_cancelled(context):
+            bundled = _recorded(lake.raw_zone, inbox) if lake.lake_origin == "recorded" else []
+            dropped = land_inbox(lake.raw_zone, lake.lake_origin)
         return _result(inbox, lake.raw_zone, [*bundled, *dropped], {})
 
     return _inbox
