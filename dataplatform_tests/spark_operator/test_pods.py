@@ -265,7 +265,13 @@ def test_a_container_that_is_not_there_yet_is_waited_for(
     server.fail("GET", "pods/log", 400, status(400, "BadRequest", message), times=2)
     server.logs["app-driver"] = Log(lines(1))
     server.put("pods", pod({"phase": "Running"}))
-    threading.Timer(0.2, lambda: server.put("pods", pod({"phase": "Succeeded"}))).start()
+
+    def end() -> None:
+        while sum("/log?" in each for each in server.requests) < 3:
+            time.sleep(0.01)
+        server.put("pods", pod({"phase": "Succeeded"}))
+
+    threading.Thread(target=end).start()
 
     assert list(PodInspector(server.api(), "spark").follow_log("app-driver", Stop())) == ["line 0"]
 
