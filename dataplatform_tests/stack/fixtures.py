@@ -6,13 +6,16 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pyiceberg.exceptions import NoSuchTableError
 
 from dataplatform.cli.home import prepare_dagster_home
-from dataplatform.profiles import Settings
+from dataplatform.lake.schema import identifier
+from dataplatform.profiles import Settings, lake_place
 from dataplatform.stack.layout import Given, Layout, Plan
 from dataplatform.stack.runner import ServerStatus, Stack
 
@@ -59,6 +62,11 @@ class RunningStack:
     def dagster_home(self) -> Path:
         """Dagster's home, with its storage on this stack."""
         return prepare_dagster_home(self.settings)
+
+    def drop(self, table: str) -> None:
+        """Leave a recorded run a table to build: one over tables that are up to date starts no JVM."""
+        with suppress(NoSuchTableError):
+            lake_place(self.settings, "recorded").open_catalog().drop_table(identifier(table))
 
     def status(self, server: str) -> ServerStatus:
         """How one server is now."""

@@ -73,6 +73,7 @@ def test_all_servers_and_a_run_with_its_spark_fit_into_8_gib(
     stack: RunningStack, tmp_path: Path
 ) -> None:
     env = stack.env | {"DATAPLATFORM_ORIGIN": "recorded", "DAGSTER_HOME": str(stack.dagster_home)}
+    stack.drop("exchanges")
     peak, ran = 0, set()
     with worker(env, tmp_path) as runs:
         run = runs.begin("raw/exchanges", "warehouse/exchanges")

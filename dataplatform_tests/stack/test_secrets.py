@@ -11,13 +11,10 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
-from pyiceberg.exceptions import NoSuchTableError
 
-from dataplatform.lake.schema import identifier
 from dataplatform.lake.store.buckets import BUCKETS
 from dataplatform.lake.store.object_store import open_bucket
 from dataplatform.lake.store.s3 import S3Access
-from dataplatform.profiles import lake_place
 from dataplatform.stack.launch import open_vault
 from dataplatform.vault.client import MOUNT, VaultClient
 from dataplatform.vault.postgres import PostgresServer
@@ -77,7 +74,7 @@ def scanned(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Sc
     own = {"DATAPLATFORM_ORIGIN": "recorded", "DAGSTER_HOME": str(stack.dagster_home), MARK: "1"}
     env, log = stack.env | own, folder / "daemon.log"
     command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "dataplatform.definitions"]
-    drop(stack, identifier("market_snapshots"))
+    stack.drop("market_snapshots")
     with log.open("wb") as output, worker(env, folder) as runs:
         daemon = subprocess.Popen(command, env=env, cwd=folder, stdout=output, stderr=output)
         try:
@@ -88,12 +85,6 @@ def scanned(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Sc
             daemon.terminate()
             daemon.wait(timeout=60)
     return Scanned(values_of(stack), done.said.encode() + log.read_bytes(), tuple(seen.values()))
-
-
-def drop(stack: RunningStack, table: str) -> None:
-    """Leave the run something to build: one over a table that is up to date starts no JVM."""
-    with suppress(NoSuchTableError):
-        lake_place(stack.settings, "recorded").open_catalog().drop_table(table)
 
 
 @contextmanager
