@@ -31,7 +31,7 @@ from dagster import (
 from benchmarks.processes import measure
 from benchmarks.report import Comparison, Result
 from benchmarks.simulated_lake import workspace
-from dataplatform.lake.store.s3 import s3_client
+from dataplatform.lake.store.s3 import S3Access, s3_client
 from dataplatform.resources.spark_operator.spec import SparkApplication
 from dataplatform_tests.kubernetes.fixtures import make_namespace, run_cluster, run_operator
 from dataplatform_tests.kubernetes.node import Node, missing
@@ -191,7 +191,7 @@ def run(*, quick: bool) -> Result:
         loads.append(_load())
         watching, sleeping = _memory(bench, seconds, processes)
         loads.append(_load())
-        ours, theirs = _at_once(bench, crowd)
+        ours, theirs = run_at_once(bench, crowd)
         loads.append(_load())
     return Result(
         "spark_operator",
@@ -249,27 +249,40 @@ def _bench() -> Generator[Bench]:
         minio(folder / "store") as store,
         run_cluster() as node,
         run_operator(node),
+        prepared(node, make_namespace(node), store, folder) as bench,
     ):
-        namespace = make_namespace(node)
-        s3_client(store).create_bucket(Bucket=namespace)
-        for account in ("dagster", "by-hand"):
-            _sign_in(node, namespace, account, folder / account)
-        resource = Operator(
-            namespace=namespace,
-            kubeconfig=str(folder / "dagster"),
-            in_cluster=False,
-            pipes_bucket=namespace,
-            s3_endpoint=store.endpoint,
-            deadlines=PATIENT,
-        )
-        home = folder / "home"
-        home.mkdir()
-        (home / "dagster.yaml").touch()
-        with DagsterInstance.from_config(str(home)) as instance:
-            step = Step(node, resource, instance)
-            key = {"AWS_ACCESS_KEY_ID": ROOT, "AWS_SECRET_ACCESS_KEY": SECRET}
-            step.apply("Secret", KEY, stringData=key)
-            yield Bench(step, folder, count())
+        yield bench
+
+
+@contextmanager
+def prepared(node: Node, namespace: str, store: S3Access, folder: Path) -> Generator[Bench]:
+    """Give a namespace of a node what both ways of running need.
+
+    Args:
+        node: with an operator.
+        namespace: with the service account of the drivers.
+        store: for contexts and messages.
+        folder: for kubeconfigs and Dagster's home.
+    """
+    s3_client(store).create_bucket(Bucket=namespace)
+    for account in ("dagster", "by-hand"):
+        _sign_in(node, namespace, account, folder / account)
+    resource = Operator(
+        namespace=namespace,
+        kubeconfig=str(folder / "dagster"),
+        in_cluster=False,
+        pipes_bucket=namespace,
+        s3_endpoint=store.endpoint,
+        deadlines=PATIENT,
+    )
+    home = folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").touch()
+    with DagsterInstance.from_config(str(home)) as instance:
+        step = Step(node, resource, instance)
+        key = {"AWS_ACCESS_KEY_ID": ROOT, "AWS_SECRET_ACCESS_KEY": SECRET}
+        step.apply("Secret", KEY, stringData=key)
+        yield Bench(step, folder, count())
 
 
 def _sign_in(node: Node, namespace: str, account: str, kubeconfig: Path) -> None:
@@ -312,7 +325,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1"}
 
 
-def _at_once(bench: Bench, size: int) -> tuple[Crowd, Crowd]:
+def run_at_once(bench: Bench, size: int) -> tuple[Crowd, Crowd]:
     """Run as many applications at once by the resource, then by hand."""
     ours = _crowd(bench, size, "dagster", lambda: _step_of_its_own(bench))
     return ours, _crowd(bench, size, "by-hand", lambda: bench.by_hand(1))
