@@ -34,4 +34,7 @@ def main(
             console.print(f"  [dim]{path}[/dim]")
 
 
-typer.run(main)
+# Printed with their locals, the events of 50 runs took minutes and gigabytes.
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+app.command()(main)
+app()

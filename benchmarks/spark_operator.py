@@ -58,8 +58,9 @@ print(time.time(), file=moments, flush=True)
 """
 # 50 drivers at once are to fit a node of 2 cores and 16 GiB.
 SMALL: Final = {"memory": "64m", "memory_overhead": "128m", "core_request": "10m"}
-# The last of 50 waits for the operator, which submits four at a time, longer than the default of 120 s.
-PATIENT: Final = {"new": 1200.0, "submitted": 1200.0}
+# The operator submits four at a time: the first of 50 waits for its end, and the last for its beginning,
+# longer than the default of 120 s.
+PATIENT: Final = {"new": 1200.0, "submitted": 1200.0, "succeeding": 1200.0}
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
