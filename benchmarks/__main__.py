@@ -10,8 +10,8 @@ from rich.console import Console
 from benchmarks.report import save, show
 
 EMBEDDED = ("load", "sensor", "peer", "increment", "lineage")
-NAMES = (*EMBEDDED, "minio", "trino")
-"""The others need servers, which `dp stack up` installs: they run when named."""
+NAMES = (*EMBEDDED, "minio", "trino", "spark_operator")
+"""The others need servers, or a Kubernetes node and root: they run when named."""
 
 
 def main(
@@ -34,4 +34,7 @@ def main(
             console.print(f"  [dim]{path}[/dim]")
 
 
-typer.run(main)
+# Printed with their locals, the events of 50 runs took minutes and gigabytes.
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+app.command()(main)
+app()

@@ -25,6 +25,7 @@ class Comparison:
         baseline: label and samples of what it is judged by.
         goal: the largest ratio (smallest, where more is better) that is good; None, no goal.
         more_is_better: the samples are a rate rather than a cost.
+        over: how much more than the baseline is good, where that is the goal and not a ratio.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Comparison:
     baseline: tuple[str, Sequence[float]]
     goal: float | None = None
     more_is_better: bool = False
+    over: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -40,8 +42,23 @@ class Comparison:
         return median(self.subject[1]) / median(self.baseline[1])
 
     @property
+    def difference(self) -> float:
+        """Median of the subject less that of the baseline."""
+        return median(self.subject[1]) - median(self.baseline[1])
+
+    @property
+    def aim(self) -> str:
+        """The goal in words; empty where there is none."""
+        if self.over is not None:
+            return f"≤ +{self.over:g} {self.unit}"
+        sign = "≥" if self.more_is_better else "≤"
+        return f"{sign} {self.goal:g}×" if self.goal is not None else ""
+
+    @property
     def verdict(self) -> str:
         """Whether the goal is met; empty where there is none."""
+        if self.over is not None:
+            return "met" if self.difference <= self.over else "missed"
         if self.goal is None:
             return ""
         met = self.ratio >= self.goal if self.more_is_better else self.ratio <= self.goal
@@ -64,13 +81,12 @@ def show(result: Result, console: Console) -> None:
     for column in ("compared", "subject", "baseline", "ratio", "goal", ""):
         table.add_column(column, justify="left" if column == "compared" else "right")
     for one in result.comparisons:
-        sign = "≥" if one.more_is_better else "≤"
         table.add_row(
             one.what,
             _cell(one.subject, one.unit),
             _cell(one.baseline, one.unit),
-            f"{one.ratio:.2f}×",
-            f"{sign} {one.goal:g}×" if one.goal is not None else "–",
+            f"{one.ratio:.2f}×" if one.over is None else f"{one.difference:+.2f} {one.unit}",
+            one.aim or "–",
             one.verdict,
         )
     console.print(table)
@@ -119,6 +135,7 @@ def _as_json(result: Result) -> dict[str, object]:
                 "baseline": {"label": one.baseline[0], "samples": list(one.baseline[1])},
                 "ratio": round(one.ratio, 3),
                 "goal": one.goal,
+                "over": one.over,
                 "verdict": one.verdict,
             }
             for one in result.comparisons
@@ -149,7 +166,7 @@ def _plot(result: Result, path: Path) -> None:
             axes.scatter([x] * len(samples), samples, color="black", s=9, zorder=3)
         axes.set_xticks([0, 1], [one.baseline[0], one.subject[0]], fontsize=8)
         axes.set_ylabel(one.unit)
-        goal = f", goal {one.goal:g}×: {one.verdict}" if one.goal is not None else ""
+        goal = f", goal {one.aim}: {one.verdict}" if one.aim else ""
         axes.set_title(f"{one.what}\n{one.ratio:.2f}×{goal}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

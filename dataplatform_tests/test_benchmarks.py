@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
@@ -18,6 +19,11 @@ from benchmarks.simulation import Market, land_snapshot, utc
 from dataplatform.lake.manifest import Cursor, RawZone
 from dataplatform.lake.store.object_store import open_folder
 from dataplatform.raw.coingecko.coins_markets import endpoint as coins_markets
+from dataplatform_tests.minio.servers import minio
+
+if TYPE_CHECKING:
+    from dataplatform_tests.kubernetes.fixtures import OperatorProcess
+    from dataplatform_tests.kubernetes.node import Node
 
 AT = utc("2025-03-01T07:00")
 
@@ -45,6 +51,17 @@ def test_a_verdict_compares_the_ratio_of_medians_with_the_goal(
     one = comparison(subject, goal, more=more)
     assert one.ratio == subject / 2.0
     assert one.verdict == verdict
+
+
+@pytest.mark.parametrize(("subject", "verdict"), [(4.0, "met"), (4.1, "missed")])
+def test_a_goal_may_be_how_much_more_than_the_baseline_is_good(
+    subject: float, verdict: str
+) -> None:
+    one = Comparison("time", "s", ("ours", [subject]), ("theirs", [2.0]), over=2.0)
+    assert (one.aim, one.verdict) == ("≤ +2 s", verdict)
+    screen = io.StringIO()
+    show(Result("overhead", "A title", (one,)), Console(file=screen, width=120))
+    assert f"+{subject - 2:.2f} s" in screen.getvalue()
 
 
 def test_a_result_is_shown_and_saved(tmp_path: Path) -> None:
@@ -124,3 +141,22 @@ def test_an_unknown_benchmark_is_refused_with_those_there_are() -> None:
     assert done.returncode == 2
     assert "lode" in done.stderr
     assert "lineage" in done.stderr
+
+
+@pytest.mark.kubernetes
+def test_an_application_is_timed_as_a_step_and_by_hand(
+    cluster: "Node", operator: "OperatorProcess", spark_namespace: str, tmp_path: Path
+) -> None:
+    from benchmarks import spark_operator
+
+    with (
+        minio(tmp_path / "store") as store,
+        spark_operator.prepared(cluster, spark_namespace, store, tmp_path) as bench,
+    ):
+        crowds = spark_operator.run_at_once(bench, 2)
+        times = bench.by_resource(0.5), bench.by_hand(0.5)
+    for one in times:
+        assert one.start > 0
+        assert one.within > 0.5
+        assert one.end > 0
+    assert all(crowd.requests >= 2 * crowd.size for crowd in crowds)

@@ -41,9 +41,7 @@ def cluster() -> "Iterator[Node]":
     why_not = node.missing()
     if why_not:
         pytest.skip(why_not)
-    with node.running(_tell) as started:
-        started.kubectl("apply", "--server-side", "-f", str(_CRD))
-        started.wait("SparkApplications", lambda: _knows_applications(started))
+    with run_cluster() as started:
         yield started
 
 
@@ -57,11 +55,28 @@ def operator(cluster: "Node") -> Iterator[OperatorProcess]:
 @pytest.fixture
 def spark_namespace(cluster: "Node") -> Iterator[str]:
     """Make a namespace with a service account `spark` that a driver may have; ends it, unwaited."""
-    name = f"spark-{uuid4().hex[:8]}"
-    cluster.kubectl("create", "namespace", name)
-    cluster.kubectl("apply", "-n", name, "-f", str(_RBAC))
+    name = make_namespace(cluster)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@contextmanager
+def run_cluster() -> "Generator[Node]":
+    """Run a Kubernetes node that knows SparkApplications until the end of the block."""
+    from dataplatform_tests.kubernetes import node
+
+    with node.running(_tell) as started:
+        started.kubectl("apply", "--server-side", "-f", str(_CRD))
+        started.wait("SparkApplications", lambda: _knows_applications(started))
+        yield started
+
+
+def make_namespace(node: "Node") -> str:
+    """Make a namespace with a service account `spark` that a driver may have."""
+    name = f"spark-{uuid4().hex[:8]}"
+    node.kubectl("create", "namespace", name)
+    node.kubectl("apply", "-n", name, "-f", str(_RBAC))
+    return name
 
 
 @contextmanager
