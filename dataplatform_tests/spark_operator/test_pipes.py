@@ -646,6 +646,17 @@ def test_a_driver_without_executors_is_given_up(
     assert "3 Insufficient cpu" in str(runner.error)
 
 
+QUOTA_LINE = "ERROR ExecutorPodsAllocator: pods is forbidden: exceeded quota: team"
+
+
+def driver_that_said(server: ApiServer, line: str) -> str:
+    """Let the application's driver run and have logged a line; returns the application's name."""
+    [name] = server.names()
+    server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
+    server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+    return name
+
+
 def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
     runner: Runner, stand_in: StandIn, server: ApiServer
 ) -> None:
@@ -653,10 +664,7 @@ def test_a_quota_that_lets_no_executor_in_is_found_in_the_drivers_log(
     runner.deadlines = Deadlines(executors=0.3, deletion=1)
 
     def running(_state: str) -> None:
-        [name] = server.names()
-        server.add_pod(f"{name}-driver", name, {"phase": "Running"})
-        line = "ERROR ExecutorPodsAllocator: pods is forbidden: exceeded quota: team"
-        server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
+        driver_that_said(server, QUOTA_LINE)
 
     stand_in.before = running
 
@@ -672,11 +680,8 @@ def test_a_quota_that_let_executors_in_later_is_forgotten(
     runner.deadlines = Deadlines(executors=0.3, deletion=1)
 
     def running(state: str) -> None:
-        [name] = server.names()
         if state == "RUNNING":
-            line = "ERROR ExecutorPodsAllocator: pods is forbidden: exceeded quota: team"
-            server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
-            server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+            name = driver_that_said(server, QUOTA_LINE)
             server.add_pod(f"{name}-exec-1", name, {"phase": "Running"}, "executor")
 
     def driver(_pipes: PipesContext) -> None:
@@ -696,11 +701,8 @@ def test_a_quota_of_something_else_in_the_log_is_no_reason(
     runner.deadlines = Deadlines(executors=0.3, deletion=1)
 
     def running(state: str) -> None:
-        [name] = server.names()
         if state == "RUNNING":
-            line = "WARN the store says: exceeded quota of requests"
-            server.logs[f"{name}-driver"] = Log([f"2026-11-23T05:36:10Z {line}"])
-            server.add_pod(f"{name}-driver", name, {"phase": "Running"})
+            driver_that_said(server, "WARN the store says: exceeded quota of requests")
 
     stand_in.before = running
     stand_in.driver = lambda _pipes: time.sleep(1)

@@ -110,8 +110,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
     of Dagster Pipes and opens them with `PipesS3ContextLoader` and `PipesS3MessageWriter`.
 
     A cancelled run, or any error before the application's end, deletes it with its pods. An
-    application that a Dagster process left behind, which was ended from outside, is found by its labels when the step is
-    tried again: by the same run, or by a run that retries it.
+    application left behind by a Dagster process that was ended from outside is found by its labels
+    when the step is tried again: by the same run, or by a run that retries it.
 
     Args:
         client: of the namespace.
@@ -228,8 +228,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         owner, digest = Owner.of(op), digest_of(op, identity, extras or {})
         return any(
             not app.state.is_final or self._may_reattach(app, digest)
-            for app in self.client.find(owner.selector())
-            if not self._is_followed_elsewhere(op, owner, app)
+            for app in self._of_former_attempts(op, owner)
         )
 
     def _messages(
@@ -283,15 +282,21 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
     ) -> Application | None:
         """Return the application to take over, after deleting those that nobody may."""
         chosen: Application | None = None
-        for app in self.client.find(owner.selector()):
-            if self._is_followed_elsewhere(context, owner, app):
-                continue
+        for app in self._of_former_attempts(context, owner):
             if chosen is None and self._may_reattach(app, digest):
                 chosen = app
                 context.log.info("Following %s (%s) again.", app.name, app.state.name)
             else:
                 self._dispose(context.log, app)
         return chosen
+
+    def _of_former_attempts(
+        self, context: OpExecutionContext, owner: Owner
+    ) -> Iterator[Application]:
+        """Yield the applications of this step that nobody else follows."""
+        for app in self.client.find(owner.selector()):
+            if not self._is_followed_elsewhere(context, owner, app):
+                yield app
 
     def _is_followed_elsewhere(
         self, context: OpExecutionContext, owner: Owner, app: Application

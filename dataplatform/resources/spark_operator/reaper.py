@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS: Final = 600.0
 """What a run has left is kept for so long: its retry may be about to begin."""
-
-
 RETRY_SECONDS: Final = 6 * 3600.0
 """The same where Dagster has said that it will retry the run: its daemon may be down."""
 PATIENCE_SECONDS: Final = 10.0
