@@ -58,9 +58,6 @@ print(time.time(), file=moments, flush=True)
 """
 # 50 drivers at once are to fit a node of 2 cores and 16 GiB.
 SMALL: Final = {"memory": "64m", "memory_overhead": "128m", "core_request": "10m"}
-# The operator submits four at a time: the first of 50 waits for its end, and the last for its beginning,
-# longer than the default of 120 s.
-PATIENT: Final = {"new": 1200.0, "submitted": 1200.0, "succeeding": 1200.0}
 _QUIET: Final = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -274,7 +271,6 @@ def prepared(node: Node, namespace: str, store: S3Access, folder: Path) -> Gener
         in_cluster=False,
         pipes_bucket=namespace,
         s3_endpoint=store.endpoint,
-        deadlines=PATIENT,
     )
     home = folder / "home"
     home.mkdir()

@@ -544,6 +544,18 @@ def test_no_operator_is_said_and_nothing_is_left_behind(runner: Runner, server: 
     assert server.names() == []
 
 
+def test_an_application_that_nobody_picks_up_is_told_of_long_before_it_is_given_up(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "UNTOUCHED_SECONDS", 0.1)
+    runner.deadlines = Deadlines(new=1, deletion=1)
+    run = runner.run()
+    assert not run.success
+    told = [entry.user_message for entry in runner.instance.all_logs(run.run_id)]
+    [told] = [line for line in told if "no operator has picked it up" in line]
+    assert "namespace spark" in told
+
+
 @pytest.mark.parametrize("state", ["SUBMITTED", "RUNNING", "SUCCEEDING"])
 def test_each_state_has_a_deadline(
     runner: Runner, stand_in: StandIn, server: ApiServer, state: str

@@ -33,6 +33,8 @@ from .states import ApplicationState, Deadlines
 TICK_SECONDS: Final = 1.0
 LOG_SECONDS: Final = 5.0
 """The last lines of a log may come so late after the driver's end."""
+UNTOUCHED_SECONDS: Final = 60.0
+"""An operator with work for all of its workers takes longer; one that is absent is told of so late."""
 _EXCERPT: Final = 2000
 _SHORTEST: Final = 0.01
 _DELETED: Final = re.compile(r"driver pod not found|ExitCode: (137|143), Reason: (Error)?$")
@@ -145,6 +147,7 @@ class Follower:
         self._last_words: Problem | None = None
         self._blocked: dict[tuple[str, ProblemKind], Clock] = {}
         self._told: set[tuple[str, ProblemKind]] = set()
+        self._told_untouched = False
         self._progress_seconds = following.progress_seconds
 
     def __enter__(self) -> "Follower":
@@ -375,6 +378,13 @@ class Follower:
 
     def _check_deadlines(self) -> None:
         clock, app = self.timeline.clock, self.application
+        if app.state is _NEW and clock.seconds > UNTOUCHED_SECONDS and not self._told_untouched:
+            self._told_untouched = True
+            self.log.warning(
+                "%s: no operator has picked it up for %.0f s: it is busy, or does not watch the"
+                " namespace %s; waiting for %.0f s more",
+                *(app.name, clock.seconds, app.namespace, clock.left),
+            )
         if app.state.is_final or not clock.is_over:
             return
         what = f"{app.namespace}/{app.name}"

@@ -60,10 +60,10 @@ class Deadlines(BaseModel):
     They are counted anew whenever the state changes, by a clock that no time synchronisation sets.
 
     Attributes:
-        new: until an operator touches it.
+        new: until an operator touches it; the workers of a busy one submit others first.
         submitted: until the driver's container runs: scheduling, mounting, pulling the image.
         running: for the work itself.
-        succeeding: until COMPLETED.
+        succeeding: until COMPLETED; a busy operator comes late (50 at once, four workers: 4 min).
         submission_failed: until FAILED or the next attempt.
         failing: until FAILED or the next attempt.
         pending_rerun: until it is submitted again.
@@ -84,10 +84,10 @@ class Deadlines(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    new: float = Field(default=120, gt=0)
+    new: float = Field(default=900, gt=0)
     submitted: float = Field(default=1800, gt=0)
     running: float = Field(default=12 * _HOUR, gt=0)
-    succeeding: float = Field(default=120, gt=0)
+    succeeding: float = Field(default=900, gt=0)
     submission_failed: float = Field(default=600, gt=0)
     failing: float = Field(default=600, gt=0)
     pending_rerun: float = Field(default=600, gt=0)
