@@ -25,10 +25,10 @@ TIER_SECONDS = {"stack": 1200, "kubernetes": 2400}
 LONG = {"test_kill.py", "test_ui.py", "test_live_lineage.py", "test_recorded_lineage.py"}
 """Two to eight minutes each."""
 KUBERNETES = "kubernetes"
-SERVERS = {name: name for name in ("minio", "stack", "trino", "vault", KUBERNETES)} | {
-    "spark_operator": KUBERNETES
-}
-"""Folders whose tests share servers → the name of these."""
+TURNS = ("stack", "trino", "vault", "minio", KUBERNETES)
+"""Groups of tests that share servers, as they begin. Kubernetes takes longest to compile."""
+SERVERS = {name: name for name in TURNS} | {"spark_operator": KUBERNETES}
+"""Folders → the group of their tests."""
 
 
 def pytest_configure() -> None:
@@ -42,9 +42,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what takes minutes first: the longest, the folder `stack`, leaves its servers time to install.
+    """Run what takes minutes first, and then what needs servers, which are installed meanwhile.
 
-    What kills servers comes after all that use them, and Kubernetes, which is compiled, at the end.
+    What kills servers comes after all that use them.
     """
     items.sort(key=_turn)
     for item in items:
@@ -52,14 +52,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_seconds(item)))
 
 
-def _turn(item: pytest.Item) -> list[bool]:
+def _turn(item: pytest.Item) -> list[int]:
     has, group = item.keywords.__contains__, _group(item.nodeid)
-    ends = [group == KUBERNETES, has("kubernetes"), has("faults")]
-    return [item.path.name not in LONG, *ends, group != "stack", has("stack")]
+    turn = TURNS.index(group) if group in TURNS else len(TURNS)
+    return [item.path.name not in LONG, has("faults"), turn, has(KUBERNETES), has("stack")]
 
 
 class Scheduler(LoadScopeScheduling):
-    """Has one process run all tests that share servers, and else a file at a time (`-n 2`).
+    """Has one process run all tests that share servers, and else a file at a time (`-n 3`).
 
     By name, as the marks of tests are not known to the process that deals them out.
     """

