@@ -489,7 +489,36 @@ def test_a_driver_that_swallows_its_exception_is_an_error(
 
     assert not runner.run().success
     assert type(runner.error) is errors.DriverReportedError
-    assert "ValueError: no such column" in str(runner.error)
+    assert "it failed: ValueError: no such column. Remedy: " in str(runner.error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said", "then"),
+    [
+        ("no such column\n'Project [price]", "ValueError: no such column", "\n'Project [price]\n"),
+        (
+            "An error occurred while calling o12.parquet.\n: java.io.IOException: full\n\tat A.b",
+            "ValueError: An error occurred while calling o12.parquet: java.io.IOException: full",
+            "\n\tat A.b\n",
+        ),
+    ],
+)
+def test_a_driver_that_fails_is_explained_by_the_exception_that_closed_pipes(
+    runner: Runner, stand_in: StandIn, raised: str, said: str, then: str
+) -> None:
+    def driver(_pipes: PipesContext) -> None:
+        raise ValueError(raised)
+
+    stand_in.driver = driver
+    failing = trace("failing", "x")
+    stand_in.recording = of_one_driver(*failing[1:5], failing[-1])
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.ApplicationFailedError
+    message = str(runner.error)
+    assert f"the driver failed: {said}. Remedy: " in message
+    assert then in message
+    assert "raise ValueError(raised)" in message, "the stack"
 
 
 def test_messages_that_cant_be_read_are_an_error_and_not_silence(
