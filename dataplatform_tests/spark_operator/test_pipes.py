@@ -1,6 +1,7 @@
 import json
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ from dagster_pipes import PipesContext
 from dataplatform.resources.spark_operator import errors, follow, pipes, pods
 from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
 from dataplatform.resources.spark_operator.follow import Following
-from dataplatform.resources.spark_operator.messages import PipesBucket
+from dataplatform.resources.spark_operator.messages import Bell, FolderMessageReader, PipesBucket
 from dataplatform.resources.spark_operator.pipes import (
     Links,
     OnExisting,
@@ -477,6 +478,14 @@ def test_a_driver_that_never_opens_pipes_is_an_error(runner: Runner, stand_in: S
     assert not runner.run().success
     assert type(runner.error) is errors.MessagesIncompleteError
     assert "no Pipes message at all" in str(runner.error)
+
+
+def test_reading_leaves_no_warning_of_dagsters_in_the_steps_log(s3: MemoryS3) -> None:
+    folder = PipesBucket("pipes", "runs", lambda: s3).folder("spark", "app")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert FolderMessageReader(folder, Bell()).expected_writer_count == 1
 
 
 def test_a_driver_that_swallows_its_exception_is_an_error(
