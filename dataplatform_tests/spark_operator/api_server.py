@@ -127,18 +127,34 @@ class ApiServer:
         self.put("pods", {"metadata": metadata, "spec": spec, "status": status})
 
     def add_event(
-        self, pod: Json, reason: str, message: str = "", age: float = 0, scheduler: bool = False
+        self,
+        pod: Json,
+        reason: str,
+        message: str = "",
+        age: float = 0,
+        scheduler: bool = False,
+        lasting: float = 0,
     ) -> None:
-        """Store an event of a pod as the kubelet words it, or as the scheduler does."""
+        """Store an event of a pod as the kubelet words it, or as the scheduler does.
+
+        Args:
+            pod: that it is about.
+            reason: Kubernetes' word.
+            message: Kubernetes' sentence.
+            age: seconds since it was told last.
+            scheduler: whether it is the scheduler's.
+            lasting: seconds between the first time and the last.
+        """
         at = datetime.now(UTC) - timedelta(seconds=age)
         second, micro = at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        first = (at - timedelta(seconds=lasting)).strftime("%Y-%m-%dT%H:%M:%SZ")
         about = {key: pod["metadata"][key] for key in ("name", "uid")} | {"kind": "Pod"}
-        times = {"firstTimestamp": second, "lastTimestamp": second, "eventTime": None}
+        times = {"firstTimestamp": first, "lastTimestamp": second, "eventTime": None}
         if scheduler:
             times = {"firstTimestamp": None, "lastTimestamp": None, "eventTime": micro}
         normal = reason in ("Scheduled", "Pulling", "Pulled")
         event = {
-            "metadata": {"name": f"event-{uuid4().hex}", "creationTimestamp": second},
+            "metadata": {"name": f"event-{uuid4().hex}", "creationTimestamp": first},
             "involvedObject": about,
             "type": "Normal" if normal else "Warning",
             "reason": reason,

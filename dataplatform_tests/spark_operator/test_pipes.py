@@ -1,6 +1,7 @@
 import json
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ from dagster_pipes import PipesContext
 from dataplatform.resources.spark_operator import errors, follow, pipes, pods
 from dataplatform.resources.spark_operator.client import Application, SparkApplicationClient
 from dataplatform.resources.spark_operator.follow import Following
-from dataplatform.resources.spark_operator.messages import PipesBucket
+from dataplatform.resources.spark_operator.messages import Bell, FolderMessageReader, PipesBucket
 from dataplatform.resources.spark_operator.pipes import (
     Links,
     OnExisting,
@@ -479,6 +480,14 @@ def test_a_driver_that_never_opens_pipes_is_an_error(runner: Runner, stand_in: S
     assert "no Pipes message at all" in str(runner.error)
 
 
+def test_reading_leaves_no_warning_of_dagsters_in_the_steps_log(s3: MemoryS3) -> None:
+    folder = PipesBucket("pipes", "runs", lambda: s3).folder("spark", "app")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert FolderMessageReader(folder, Bell()).expected_writer_count == 1
+
+
 def test_a_driver_that_swallows_its_exception_is_an_error(
     runner: Runner, stand_in: StandIn
 ) -> None:
@@ -489,7 +498,36 @@ def test_a_driver_that_swallows_its_exception_is_an_error(
 
     assert not runner.run().success
     assert type(runner.error) is errors.DriverReportedError
-    assert "ValueError: no such column" in str(runner.error)
+    assert "it failed: ValueError: no such column. Remedy: " in str(runner.error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said", "then"),
+    [
+        ("no such column\n'Project [price]", "ValueError: no such column", "\n'Project [price]\n"),
+        (
+            "An error occurred while calling o12.parquet.\n: java.io.IOException: full\n\tat A.b",
+            "ValueError: An error occurred while calling o12.parquet: java.io.IOException: full",
+            "\n\tat A.b\n",
+        ),
+    ],
+)
+def test_a_driver_that_fails_is_explained_by_the_exception_that_closed_pipes(
+    runner: Runner, stand_in: StandIn, raised: str, said: str, then: str
+) -> None:
+    def driver(_pipes: PipesContext) -> None:
+        raise ValueError(raised)
+
+    stand_in.driver = driver
+    failing = trace("failing", "x")
+    stand_in.recording = of_one_driver(*failing[1:5], failing[-1])
+
+    assert not runner.run().success
+    assert type(runner.error) is errors.ApplicationFailedError
+    message = str(runner.error)
+    assert f"the driver failed: {said}. Remedy: " in message
+    assert then in message
+    assert "raise ValueError(raised)" in message, "the stack"
 
 
 def test_messages_that_cant_be_read_are_an_error_and_not_silence(

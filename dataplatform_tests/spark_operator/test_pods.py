@@ -185,6 +185,20 @@ def test_what_is_overcome_or_keeps_no_container_is_no_problem(
     assert PodInspector(server.api(), "spark").problems([creating]) == []
 
 
+@pytest.mark.parametrize(("lasting", "is_problem"), [(0, False), (4, False), (60, True)])
+def test_sparks_own_config_maps_come_after_the_pod_that_mounts_them(
+    server: ApiServer, lasting: float, is_problem: bool
+) -> None:
+    creating = pod(waiting("ContainerCreating"))
+    said = (
+        'MountVolume.SetUp failed for volume "spark-conf-volume-driver" : configmap'
+        ' "spark-drv-449455a20baf3837-conf-map" not found'
+    )
+    server.add_event(creating, "FailedMount", said, lasting=lasting)
+
+    assert bool(PodInspector(server.api(), "spark").problems([creating])) is is_problem
+
+
 def test_an_event_of_an_earlier_pod_of_the_name_is_not_this_ones(server: ApiServer) -> None:
     creating = pod(waiting("ContainerCreating"))
     earlier = {"metadata": creating["metadata"] | {"uid": "earlier"}}

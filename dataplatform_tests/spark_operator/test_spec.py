@@ -268,6 +268,27 @@ def test_what_the_operator_sets_itself_is_refused(key: str) -> None:
         SparkApplication(image="spark", main_file="a.py", spark_conf={key: "x"})
 
 
+CLAIM = (
+    "spark.kubernetes.executor.volumes.persistentVolumeClaim.spark-local-dir-1.options.claimName"
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "owned"),
+    [
+        ({}, "false"),
+        ({"spark_conf": {"spark.kubernetes.driver.ownPersistentVolumeClaim": "true"}}, "true"),
+        ({"spark_conf": {CLAIM: "OnDemand"}}, None),
+        ({"spec_overrides": {"sparkConf": {CLAIM: "OnDemand"}}}, None),
+    ],
+)
+def test_only_a_driver_with_claims_asks_for_them(fields: dict[str, Any], owned: str | None) -> None:
+    made = manifest(SparkApplication(image="spark", main_file="a.py", **fields))
+
+    found = made["spec"]["sparkConf"].get("spark.kubernetes.driver.ownPersistentVolumeClaim")
+    assert found == owned
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -21,7 +21,7 @@ from .errors import KubernetesApiError
 
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 30.0
-RBAC_PAGE: Final = "docs/spark-operator.md has the whole role"
+RBAC_PAGE: Final = "`Permissions` in docs/spark-operator.md has the whole role and its binding"
 
 _OWN_FAULTS: Final = frozenset({429, 500, 502, 503, 504})
 _TRANSIENT: Final = (errors.ApiServerUnreachableError, errors.WebhookUnavailableError)

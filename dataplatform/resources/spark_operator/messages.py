@@ -341,12 +341,17 @@ class FolderMessageReader(PipesS3MessageReader):
             self.closing_exception = (message.get("params") or {}).get("exception")
         handler.handle_message(message)
 
+    @property
+    def expected_writer_count(self) -> int:
+        """One driver writes. Dagster's own answer is the same, with a warning in each step's log."""
+        return 1
+
     def no_messages_debug_text(self) -> str:
         """Return where messages were looked for."""
         return (
-            f"Looked for messages in {self._folder}. The driver has to open Pipes with"
-            " PipesS3ContextLoader and PipesS3MessageWriter, and its key has to be allowed to read"
-            " and write there."
+            f"Looked for messages in {self._folder}. Where no driver ran, the error says why. One that"
+            " ran has to open Pipes with PipesS3ContextLoader and PipesS3MessageWriter, and its key has"
+            " to be allowed to read and write there."
         )
 
 

@@ -47,6 +47,7 @@ from .verdicts import (
     AGAIN,
     OneDriver,
     incomplete,
+    raised,
     reported,
     unreadable,
 )
@@ -410,7 +411,7 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
         app, reader = follower.application, submission.reader
         what = f"{app.namespace}/{app.name}"
         if app.state is ApplicationState.FAILED:
-            return follower.failure()
+            return raised(follower.failure(), reader.closing_exception)
         if reader.failure:
             return unreadable(what, reader.failure)
         if reader.closing_exception:

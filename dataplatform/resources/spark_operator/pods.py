@@ -148,6 +148,9 @@ _PULLS: Final = frozenset({"Pulling", "Pulled"})
 """Events of a node that has mounted all volumes and made the sandbox."""
 _RECENT: Final = timedelta(seconds=150)
 """The kubelet tries again, and says so again, at least every 122 s."""
+_SPARKS_FILES: Final = re.compile(r'configmap "[^"]+-conf-map" not found')
+_SPARKS_FILES_COME: Final = timedelta(seconds=30)
+"""Spark makes a driver before the config maps that it mounts; the kubelet may be there between them."""
 _EVICTIONS: Final = frozenset(
     {"Evicted", "Preempting", "NodeLost", "NodeAffinity", "NodeShutdown", "Terminated", "Shutdown"}
 )
@@ -243,11 +246,19 @@ def _problem(pod: Manifest, kind: ProblemKind, reason: str, message: str | None)
 
 def _last_of_the_node(events: Iterable[Manifest]) -> Manifest | None:
     """Return the event that says why a node can't make a container; None where it goes on."""
-    told = [each for each in events if each["reason"] in _NOT_MADE | _PULLS]
+    of_node = [each for each in events if each["reason"] in _NOT_MADE | _PULLS]
+    told = [each for each in of_node if not _is_early(each)]
     last = max(told, key=lambda each: (_told_at(each), each["reason"] in _PULLS), default=None)
     if last is None or last["reason"] in _PULLS or datetime.now(UTC) - _told_at(last) > _RECENT:
         return None
     return last
+
+
+def _is_early(event: Manifest) -> bool:
+    """Return whether a volume is missing that Spark is about to make."""
+    first = datetime.fromisoformat(event["metadata"]["creationTimestamp"])
+    awaited = _SPARKS_FILES.search(event.get("message") or "")
+    return bool(awaited) and _told_at(event) - first < _SPARKS_FILES_COME
 
 
 def _told_at(event: Manifest) -> datetime:

@@ -346,7 +346,8 @@ class SparkApplication(_Part):
         arguments: of the program. Dagster Pipes' extras carry structured ones.
         type: of the program.
         spark_version: of the image.
-        spark_conf: Spark's configuration. No secrets.
+        spark_conf: Spark's configuration. No secrets. Where it has no volume by
+            `spark.kubernetes.*.volumes.persistentVolumeClaim.*`, Spark is told not to look for claims.
         hadoop_conf: Hadoop's configuration, without the prefix `spark.hadoop.`. No secrets.
         driver: the driver's pod.
         executor: the executors' pods.
@@ -403,7 +404,7 @@ class SparkApplication(_Part):
 
     @model_validator(mode="after")
     def _without_what_others_set(self) -> "SparkApplication":
-        conf = {**self.spark_conf, **self.spec_overrides.get("sparkConf", {})}
+        conf = self._given_conf()
         for key in filter(_OWN_FIELDS.search, conf):
             raise ValueError(
                 f"{key} is set by the operator. Remedy: use the field of that meaning: image,"
@@ -513,8 +514,13 @@ class SparkApplication(_Part):
             conf |= _PROMETHEUS
         if self.jmx_exporter and not self.jmx_exporter.metrics_file:
             conf |= _JMX
+        if not any(map(_CLAIM.search, self._given_conf())):
+            conf |= _NO_CLAIMS
         env = {f"spark.kubernetes.driverEnv.{key}": value for key, value in driver_env.items()}
         return conf | self.spark_conf | env
+
+    def _given_conf(self) -> dict[str, str]:
+        return {**self.spark_conf, **self.spec_overrides.get("sparkConf", {})}
 
 
 # https://spark.apache.org/docs/3.5.0/monitoring.html#metrics
@@ -529,6 +535,15 @@ _JMX: Final = {
     "spark.metrics.conf.*.sink.jmx.class": "org.apache.spark.metrics.sink.JmxSink",
     "spark.metrics.conf.*.source.jvm.class": "org.apache.spark.metrics.source.JvmSource",
 }
+# Without them Spark lists claims at its start and deletes some at its end, which takes rights that a
+# driver without claims has no use for; a refusal is an ERROR with 60 lines of stack in its log.
+_NO_CLAIMS: Final = {
+    "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
+    "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
+}
+_CLAIM: Final = re.compile(
+    r"^spark\.kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\."
+)
 _SCRAPED: Final = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(UI_PORT),

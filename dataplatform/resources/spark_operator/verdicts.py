@@ -79,13 +79,51 @@ def unreadable(what: str, failure: Exception) -> errors.SparkOperatorError:
 
 def reported(what: str, exception: Mapping[str, Any]) -> errors.SparkOperatorError:
     """Return the exception by which the driver closed Pipes."""
+    said, lines = _raised(exception)
     return errors.DriverReportedError(
         what,
-        f"the driver ended with exit code 0 although it failed: {exception.get('name')}:"
-        f" {exception.get('message')}",
+        f"the driver ended with exit code 0 although it failed: {said}",
         "let the exception pass through the program, so that it ends with an exit code",
-        [line.rstrip() for line in exception.get("stack") or ()],
+        lines,
     )
+
+
+def raised(
+    failure: errors.SparkOperatorError, exception: Mapping[str, Any] | None
+) -> errors.SparkOperatorError:
+    """Return why a driver failed, with the exception by which it closed Pipes.
+
+    After the exception Spark still logs its own end, which may be longer than the lines that are shown.
+    A failure that Kubernetes explains, such as a lack of memory, stays as it is.
+
+    Args:
+        failure: as operator and pods tell it.
+        exception: None where Pipes was closed without one, or not at all.
+    """
+    if not exception or type(failure) is not errors.ApplicationFailedError:
+        return failure
+    said, lines = _raised(exception)
+    return errors.ApplicationFailedError(
+        failure.what,
+        f"the driver failed: {said}",
+        "correct the program, or what it reads, as the exception says; the whole log is the step's"
+        " compute log",
+        [*lines, *failure.details],
+    )
+
+
+def _raised(exception: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return an exception in a line, and the other lines with its stack.
+
+    Pipes tells it as Python ends a stack: the type with its module, then the message.
+    """
+    said = str(exception.get("message") or "").strip() or str(exception.get("name"))
+    first, *others = said.splitlines()
+    if others and others[0].startswith(": "):
+        # Py4J: "An error occurred while calling o12.parquet.", and Java's exception in the next line.
+        first = first.rstrip(".") + others.pop(0)
+    stack = [line.rstrip() for line in exception.get("stack") or ()]
+    return first, [*others, *stack]
 
 
 def incomplete(what: str, opened: bool, details: list[str]) -> errors.SparkOperatorError:
