@@ -380,9 +380,6 @@ def spark_application(
         spark_conf={
             **ENGINE_CONF,
             "spark.sql.shuffle.partitions": str(partitions),
-            # No volume is claimed; to look for some at the end, the driver would need the right to.
-            "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
-            "spark.kubernetes.driver.reusePersistentVolumeClaim": "false",
         },
         event_log=spark.event_log,
         driver=Driver(

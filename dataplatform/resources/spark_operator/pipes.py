@@ -423,7 +423,9 @@ class PipesSparkApplicationClient(PipesClient, TreatAsResourceParam):
 
     def _metadata(self, follower: Follower) -> dict[str, Any]:
         app = follower.application
-        progress = follower.progress.metadata() if follower.progress else {}
+        # Zeros would be told of an application whose jobs all ran after the last look.
+        seen = follower.progress
+        progress = seen.metadata() if seen and seen.jobs else {}
         return {
             "spark/application": f"{app.namespace}/{app.name}",
             "spark/id": app.spark_id or "",
