@@ -1,5 +1,6 @@
 """The profile cluster: definitions, Dagster's configuration, and permissions on Kubernetes."""
 
+import ast
 import os
 import re
 import shutil
@@ -241,6 +242,16 @@ def test_a_process_of_dagster_names_what_is_there(deployment: dict[str, Any]) ->
     (mount,) = [one for one in container["volumeMounts"] if one["name"] == "vault-token"]
     file = f"{mount['mountPath']}/{token['serviceAccountToken']['path']}"
     assert file == setting("DATAPLATFORM_VAULT_CREDENTIAL_FILE")
+
+
+def test_every_process_of_dagster_may_log_in_to_vault() -> None:
+    page = (REPOSITORY / "docs" / "vault.md").read_text()
+    (example,) = re.findall(r"^    accounts=(.*),$", page, re.MULTILINE)
+    pods = [deployment["spec"]["template"]["spec"] for deployment in DEPLOYMENTS]
+    launcher = load("dagster.cluster.yaml")["run_launcher"]["config"]
+    used = {pod["serviceAccountName"] for pod in pods} | {launcher["service_account_name"]}
+    accounts = ast.literal_eval(example)[setting("DATAPLATFORM_VAULT_ROLE_ID")]
+    assert set(accounts) == used
 
 
 def setting(name: str) -> str:
