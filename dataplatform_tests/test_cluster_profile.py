@@ -26,6 +26,7 @@ from dataplatform.assets.pods import TAG
 from dataplatform.automation import build_jobs
 from dataplatform.resources.spark_cluster import SparkClusterResource
 from dataplatform.resources.spark_operator.spec import Driver, Executor
+from dataplatform.spark_settings import SparkSettings
 from dataplatform_tests.dagster_home import REPOSITORY
 
 MANIFESTS: Final = REPOSITORY / "infra" / "kubernetes"
@@ -374,6 +375,15 @@ def test_the_configuration_names_accounts_and_objects_that_are_there() -> None:
     assert "data" not in secret
     spark = SparkClusterResource()
     assert (spark.namespace, spark.service_account) in named("ServiceAccount")
+
+
+def test_the_page_names_every_setting_of_spark_and_no_other() -> None:
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    prefix = SparkSettings.model_config.get("env_prefix", "")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith(f"| `{prefix}")]
+    # A row may name more than one: `DATAPLATFORM_SPARK_NAMESPACE`, `_SERVICE_ACCOUNT`.
+    names = re.findall(rf"`(?:{prefix}|_)(\w+)`", "".join(rows))
+    assert sorted(name.lower() for name in names) == sorted(SparkSettings.model_fields)
 
 
 def test_the_settings_of_the_pods_are_settings() -> None:
