@@ -220,7 +220,7 @@ def test_a_process_of_dagster_runs_as_the_pods_of_runs_do(deployment: dict[str, 
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert set(container["resources"]) == {"requests", "limits"}
-    assert pod["enableServiceLinks"] is False
+    assert pod["enableServiceLinks"] is runs.pod_spec_config["enable_service_links"] is False
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names(DEPLOYMENTS))
