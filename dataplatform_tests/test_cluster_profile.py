@@ -1,5 +1,6 @@
 """The profile cluster: definitions, Dagster's configuration, and permissions on Kubernetes."""
 
+import ast
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from dataplatform.assets.pods import TAG
 from dataplatform.automation import build_jobs
 from dataplatform.resources.spark_cluster import SparkClusterResource
 from dataplatform.resources.spark_operator.spec import Driver, Executor
+from dataplatform.spark_settings import SparkSettings
 from dataplatform_tests.dagster_home import REPOSITORY
 
 MANIFESTS: Final = REPOSITORY / "infra" / "kubernetes"
@@ -218,7 +220,7 @@ def test_a_process_of_dagster_runs_as_the_pods_of_runs_do(deployment: dict[str, 
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert set(container["resources"]) == {"requests", "limits"}
-    assert pod["enableServiceLinks"] is False
+    assert pod["enableServiceLinks"] is runs.pod_spec_config["enable_service_links"] is False
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=names(DEPLOYMENTS))
@@ -241,6 +243,16 @@ def test_a_process_of_dagster_names_what_is_there(deployment: dict[str, Any]) ->
     (mount,) = [one for one in container["volumeMounts"] if one["name"] == "vault-token"]
     file = f"{mount['mountPath']}/{token['serviceAccountToken']['path']}"
     assert file == setting("DATAPLATFORM_VAULT_CREDENTIAL_FILE")
+
+
+def test_every_process_of_dagster_may_log_in_to_vault() -> None:
+    page = (REPOSITORY / "docs" / "vault.md").read_text()
+    (example,) = re.findall(r"^    accounts=(.*),$", page, re.MULTILINE)
+    pods = [deployment["spec"]["template"]["spec"] for deployment in DEPLOYMENTS]
+    launcher = load("dagster.cluster.yaml")["run_launcher"]["config"]
+    used = {pod["serviceAccountName"] for pod in pods} | {launcher["service_account_name"]}
+    accounts = ast.literal_eval(example)[setting("DATAPLATFORM_VAULT_ROLE_ID")]
+    assert set(accounts) == used
 
 
 def setting(name: str) -> str:
@@ -363,6 +375,15 @@ def test_the_configuration_names_accounts_and_objects_that_are_there() -> None:
     assert "data" not in secret
     spark = SparkClusterResource()
     assert (spark.namespace, spark.service_account) in named("ServiceAccount")
+
+
+def test_the_page_names_every_setting_of_spark_and_no_other() -> None:
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    prefix = SparkSettings.model_config.get("env_prefix", "")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith(f"| `{prefix}")]
+    # A row may name more than one: `DATAPLATFORM_SPARK_NAMESPACE`, `_SERVICE_ACCOUNT`.
+    names = re.findall(rf"`(?:{prefix}|_)(\w+)`", "".join(rows))
+    assert sorted(name.lower() for name in names) == sorted(SparkSettings.model_fields)
 
 
 def test_the_settings_of_the_pods_are_settings() -> None:

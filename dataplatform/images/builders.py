@@ -19,6 +19,7 @@ Tell = Callable[[str], None]
 _TAIL: Final = 15
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG: Final = re.compile(r":[^:/]+$")
+_DRIVER: Final = re.compile(r"^Driver:\s+(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,15 @@ class Docker(Builder):
     program = "docker"
 
     def build_command(self, build: Build) -> list[str]:
-        """Return the command that builds an image and gives it its local name."""
+        """Return the command that builds an image and gives it its local name.
+
+        Docker's own builder unpacks what it built, which BuildKit refuses where time stamps are
+        rewritten: moby/buildkit#4230.
+        """
+        rewrite = "" if self._driver() == "docker" else ",rewrite-timestamp=true"
         return [
             *(self.program, "buildx", "build", "--progress", "plain"),
-            *("--output", "type=docker,rewrite-timestamp=true"),
+            *("--output", f"type=docker{rewrite}"),
             *("--provenance=false", "--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}"),
             *(*build.options(), str(build.root)),
         ]
@@ -152,6 +158,13 @@ class Docker(Builder):
         if not reason and _quietly([self.program, "buildx", "version"]).returncode:
             return "has no buildx"
         return reason
+
+    def _driver(self) -> str:
+        """Return the driver of the builder in use; of one that is not known, Docker's own."""
+        if not shutil.which(self.program):
+            return "docker"
+        found = _DRIVER.search(_quietly([self.program, "buildx", "inspect"]).stdout)
+        return found[1] if found else "docker"
 
 
 BUILDERS: Final[dict[str, Builder]] = {

@@ -7,7 +7,7 @@ OpenBao declares them in the server's configuration, Vault by its API.
 
 import base64
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from types import MappingProxyType
@@ -64,7 +64,7 @@ class Kubernetes:
     Attributes:
         host: the API server's address, seen from Vault.
         namespace: where the consumers' pods run.
-        accounts: consumer to its service account.
+        accounts: consumer to its service accounts, of which it may have several.
         audience: what their tokens are made for; Vault 1.21 and later asks for one.
         ca_certificate: PEM of the API server's authority; None, what Vault finds in its own pod.
         reviewer: gives the JWT by which Vault asks for reviews; empty, the one of its own pod.
@@ -72,7 +72,7 @@ class Kubernetes:
 
     host: str
     namespace: str
-    accounts: Mapping[str, str]
+    accounts: Mapping[str, Sequence[str]]
     audience: str = "vault"
     ca_certificate: str | None = None
     reviewer: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
@@ -183,14 +183,14 @@ def _kubernetes(cluster: Kubernetes) -> tuple[Declared, ...]:
         Declared(
             f"auth/kubernetes/role/{consumer}",
             {
-                "bound_service_account_names": [account],
+                "bound_service_account_names": list(accounts),
                 "bound_service_account_namespaces": [cluster.namespace],
                 "audience": cluster.audience,
                 "token_policies": [consumer],
                 **_TOKEN,
             },
         )
-        for consumer, account in cluster.accounts.items()
+        for consumer, accounts in cluster.accounts.items()
     )
     return (Declared("auth/kubernetes/config", config, cluster.reviewer), *roles)
 

@@ -58,6 +58,18 @@ def test_a_build_names_base_jars_and_secrets(name: str) -> None:
     assert epoch & pairs
 
 
+@pytest.mark.parametrize(
+    ("driver", "output"),
+    [("docker", "type=docker"), ("docker-container", "type=docker,rewrite-timestamp=true")],
+)
+def test_dockers_own_builder_is_not_asked_to_rewrite_time_stamps(
+    programs: Path, driver: str, output: str
+) -> None:
+    script(programs, "docker", f"printf 'Name:   one\\nDriver: {driver}\\n'")
+    command = BUILDERS["docker"].build_command(BUILD)
+    assert ("--output", output) in set(pairwise(command))
+
+
 def test_the_first_that_works_builds(programs: Path) -> None:
     script(programs, "docker", "echo 'Cannot connect to the Docker daemon' >&2; exit 1")
     script(programs, "buildah", "exit 0")

@@ -103,6 +103,18 @@ def test_the_pinned_jars_pass_and_can_be_read_by_all(jars: Path) -> None:
     assert (jars / "pinned.sha256").read_text() == f"{digest}  one-1.0.jar\n"
 
 
+@pytest.mark.parametrize(("status", "ended"), [(0, 0), (1, 0), (2, 1), (137, 1)])
+def test_only_files_that_are_no_modules_may_stay_uncompiled(
+    tmp_path: Path, status: int, ended: int
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {status}\n")
+    python.chmod(0o755)
+    script = (IMAGES / "compile").read_text().replace("/opt/venv/bin/python", str(python))
+    run = subprocess.run(["sh", "-c", script, "compile", "/opt/venv"], check=False)
+    assert run.returncode == ended
+
+
 @pytest.fixture
 def spark_home(tmp_path: Path) -> Path:
     """A Spark and a Java that print their arguments, one a line."""

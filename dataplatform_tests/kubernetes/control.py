@@ -27,7 +27,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from kubernetes.config import incluster_config
 
 from dataplatform_tests.kubernetes import oci
-from dataplatform_tests.kubernetes.deployment import Deployment
+from dataplatform_tests.kubernetes.deployment import DAEMON_ACCOUNT, Deployment
 
 PATIENCE_SECONDS: Final = 900.0
 LOCATION: Final = "dataplatform"
@@ -143,7 +143,7 @@ def control(platform: Deployment, environment: Mapping[str, str]) -> Generator[C
 def _in_cluster(platform: Deployment) -> Generator[None]:
     """Give this process what a pod of the daemon has: runs get its instance, login included."""
     token = platform.folder / "daemon.token"
-    token.write_text(platform.token("dagster"))
+    token.write_text(platform.token(DAEMON_ACCOUNT))
     url = urlsplit(platform.node.server)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBERNETES_SERVICE_HOST", str(url.hostname))

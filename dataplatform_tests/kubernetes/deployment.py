@@ -30,6 +30,7 @@ MANIFESTS: Final = oci.CHECKOUT / "infra" / "kubernetes"
 DAGSTER: Final = "dagster"
 SPARK: Final = "spark"
 CODE_ACCOUNT: Final = "dagster-code"
+DAEMON_ACCOUNT: Final = "dagster"
 STEP_POD_JOB: Final = "inbox_job"
 """The job whose every step gets a pod of its own."""
 _REVIEWER: Final = "vault-reviewer"
@@ -107,7 +108,7 @@ class Deployment:
         self.apply("ConfigMap", DAGSTER, "dagster-instance", data=instance)
 
     def _let_pods_into_vault(self) -> None:
-        """Bind Vault's role `platform` to the service account of runs."""
+        """Bind Vault's role `platform` to the service accounts of Dagster's pods."""
         self.node.kubectl("create", "serviceaccount", _REVIEWER, f"--namespace={DAGSTER}")
         reviews = ["--clusterrole=system:auth-delegator", f"--serviceaccount={DAGSTER}:{_REVIEWER}"]
         self.node.kubectl("create", "clusterrolebinding", _REVIEWER, *reviews)
@@ -115,7 +116,7 @@ class Deployment:
         kubernetes = Kubernetes(
             host=self.node.server,
             namespace=DAGSTER,
-            accounts={"platform": CODE_ACCOUNT},
+            accounts={"platform": [CODE_ACCOUNT, DAEMON_ACCOUNT]},
             ca_certificate=self.node.layout.api_certificate.read_text().strip(),
             reviewer=lambda: {"token_reviewer_jwt": reviewer},
         )

@@ -3,7 +3,7 @@
 The real one's binary can't be had from package registries. This one watches SparkApplications and their
 pods, submits by spark-submit in cluster mode and writes the status in the real one's words and order; its
 states are those of `internal/controller/sparkapplication/controller.go` upstream. Left out: the webhook,
-ingresses, batch schedulers and scheduled applications.
+ingresses, batch schedulers, scheduled applications, and the events of pods and of suspended applications.
 """
 
 import argparse
@@ -69,11 +69,19 @@ _POD_STATES: Final = {
     "Failed": "FAILED",
 }
 _EVENTS: Final = {
-    "SUBMITTED": ("Normal", "SparkApplicationSubmitted", "was submitted successfully"),
-    "SUBMISSION_FAILED": ("Warning", "SparkApplicationSubmissionFailed", "failed to submit"),
-    "COMPLETED": ("Normal", "SparkApplicationCompleted", "completed"),
-    "FAILED": ("Warning", "SparkApplicationFailed", "failed"),
-    "PENDING_RERUN": ("Warning", "SparkApplicationPendingRerun", "is pending rerun"),
+    "SUBMITTED": (
+        *("Normal", "SparkApplicationSubmitted"),
+        "SparkApplication {name} was submitted successfully",
+    ),
+    "SUBMISSION_FAILED": (
+        *("Warning", "SparkApplicationSubmissionFailed"),
+        "failed to submit SparkApplication {name}: {error}",
+    ),
+    "FAILED": ("Warning", "SparkApplicationFailed", "SparkApplication {name} failed: {error}"),
+    "PENDING_RERUN": (
+        *("Warning", "SparkApplicationPendingRerun"),
+        "SparkApplication {name} is pending rerun",
+    ),
 }
 _KEPT_ON_CHANGE: Final = ("suspend", "timeToLiveSeconds")
 _UI_PORT: Final = 4040
@@ -464,9 +472,10 @@ class Operator:
         if state == before:
             return
         _say(f"{metadata['name']}: {before or 'NEW'} → {state}")
-        if state not in _EVENTS:
+        # Upstream has none for an application whose driver failed, nor for one that completed.
+        if state not in _EVENTS or (state == "FAILED" and before != "SUBMISSION_FAILED"):
             return
-        kind, reason, message = _EVENTS[state]
+        kind, reason, text = _EVENTS[state]
         detail = app["status"]["applicationState"].get("errorMessage", "")
         names = {key: metadata[key] for key in ("name", "namespace", "uid")}
         self._core.create_namespaced_event(
@@ -476,7 +485,7 @@ class Operator:
                 "involvedObject": names | {"apiVersion": app["apiVersion"], "kind": app["kind"]},
                 "type": kind,
                 "reason": reason,
-                "message": f"SparkApplication {metadata['name']} {message} {detail}".strip()[:1024],
+                "message": text.format(name=metadata["name"], error=detail)[:1024],
                 "firstTimestamp": _now(),
                 "lastTimestamp": _now(),
                 "count": 1,

@@ -125,7 +125,7 @@ def pod(cluster: ApiServer, admin: VaultResource, connect: Connect, tmp_path: Pa
     kubernetes = Kubernetes(
         host=cluster.url,
         namespace="dataplatform",
-        accounts={"platform": "dagster", "trino": "trino"},
+        accounts={"platform": ["dagster-code", "dagster"], "trino": ["trino"]},
         ca_certificate=authority.strip(),
         reviewer=lambda: {"token_reviewer_jwt": REVIEWER},
     )
@@ -135,8 +135,11 @@ def pod(cluster: ApiServer, admin: VaultResource, connect: Connect, tmp_path: Pa
     return lambda jwt, role: connect(jwt, auth="kubernetes", role_id=role)
 
 
-def test_a_service_account_reads_as_its_role(cluster: ApiServer, pod: Connect) -> None:
-    token = cluster.issue("dagster")
+@pytest.mark.parametrize("account", ["dagster-code", "dagster"])
+def test_each_service_account_of_a_role_reads_as_it(
+    cluster: ApiServer, pod: Connect, account: str
+) -> None:
+    token = cluster.issue(account)
     resource = pod(token, "platform")
     with pytest.raises(VaultNotFoundError):
         resource.read("minio/platform")
