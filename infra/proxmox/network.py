@@ -209,14 +209,18 @@ def firewall_steps(spec: ClusterSpec, state: NetworkState) -> Iterator[Step]:
     """Yield what the firewall still needs: rules first, the switch last."""
     if not spec.network.firewall.enabled:
         return
-    wanted = wanted_rules(spec)
+    wanted, ours = wanted_rules(spec), state.rules
     for comment, rule in wanted.items():
-        present = dict(state.rules.get(comment, {}))
-        position = present.pop("pos", None)
-        if present != rule:
-            yield _rule_step(comment, rule, position)
-    # From the end, so that the positions before stay what they are.
-    stray = {c: int(rule["pos"]) for c, rule in state.rules.items() if c not in wanted}
+        if comment in ours and {k: ours[comment].get(k) for k in _RULE_KEYS} != {
+            k: rule.get(k) for k in _RULE_KEYS
+        }:
+            yield _rule_step(comment, rule, ours[comment]["pos"])
+    new = {comment: rule for comment, rule in wanted.items() if comment not in ours}
+    for comment, rule in new.items():
+        yield _rule_step(comment, rule, None)
+    # Proxmox puts a new rule first, which moves the others down. From the end, so that the positions
+    # before stay what they are; after the new ones, so that no way in is shut for a moment.
+    stray = {c: int(rule["pos"]) + len(new) for c, rule in ours.items() if c not in wanted}
     for comment, position in sorted(stray.items(), key=lambda item: -item[1]):
         call = Call(method="DELETE", path=f"{_FIREWALL}/rules/{position}")
         yield _step("firewall", "firewall", (("rule", comment, ""),), call)

@@ -263,15 +263,16 @@ def _plan_machine(
     if present is None:
         draft.steps += _new(spec, machine)
         return
-    if reason := _rebuild_reason(spec, machine, present):
-        if machine.name in allowed:
-            draft.steps += [destroy_step(spec, present, reason), *_new(spec, machine)]
-            return
-        draft.withheld.append(Withheld(name=present.name, reason=reason))
-    elif machine.name in allowed:
-        draft.steps += [destroy_step(spec, present, "asked for"), *_new(spec, machine)]
+    reason, other_image = _rebuild_reason(spec, machine, present), _other_image(spec, present)
+    if (reason or other_image) and machine.name in allowed:
+        draft.steps += [destroy_step(spec, present, reason or other_image), *_new(spec, machine)]
         return
-    _note_image(draft, spec, present)
+    if reason:
+        draft.withheld.append(Withheld(name=present.name, reason=reason))
+    if other_image:
+        draft.notes.append(
+            f"{present.name}: {other_image}; --allow-destroy {present.name} rebuilds it"
+        )
     steps = [*_changed(spec, machine, present, digest, withheld=bool(reason))]
     waiting = _will_wait(present, steps)
     if waiting and machine.name in restart:
@@ -297,13 +298,10 @@ def _rebuild_reason(spec: ClusterSpec, machine: Machine, present: Observed) -> s
     return ""
 
 
-def _note_image(draft: _Draft, spec: ClusterSpec, present: Observed) -> None:
+def _other_image(spec: ClusterSpec, present: Observed) -> str:
+    """Return what to say of a machine that was made from another image; empty: it was not."""
     made_from = next(filter(is_image_tag, present.tags), None)
-    if made_from is not None and made_from != image_tag(spec):
-        note = (
-            f"{present.name} was made from {made_from}; --allow-destroy {present.name} rebuilds it"
-        )
-        draft.notes.append(note)
+    return "" if made_from in (None, image_tag(spec)) else f"it was made from {made_from}"
 
 
 def _new(spec: ClusterSpec, machine: Machine) -> Iterator[Step]:
