@@ -10,6 +10,7 @@ from dataplatform.cli import (
     doctor,
     images,
     infra,
+    kubespray,
     prune,
     query,
     rollback,
@@ -44,4 +45,5 @@ app.command("restore")(backup.restore)
 app.add_typer(views.app, name="views")
 app.add_typer(stack.app, name="stack")
 app.add_typer(images.app, name="images")
+kubespray.add_commands(infra.app)
 app.add_typer(infra.app, name="infra")

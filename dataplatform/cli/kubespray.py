@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final, ParamSpec, TypeVar
 import typer
 
 from dataplatform.cli import console
-from dataplatform.cli.console import user_errors
+from dataplatform.cli.console import UserError, user_errors
+from dataplatform.cli.infra import Profile, SpecFile, Yes
 
 if TYPE_CHECKING:
     from infra.kubespray.operations import Named
@@ -24,17 +25,9 @@ app: Final = typer.Typer(
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-SpecFile = Annotated[
-    Path | None,
-    typer.Option("--spec", metavar="FILE", help="The specification; infra/spec/cluster.yaml."),
-]
-Profile = Annotated[
-    str, typer.Option("--profile", help="Laid over the specification: infra/spec/profiles.")
-]
 Direct = Annotated[
     bool, typer.Option("--direct", help="From within the machines' network, not through the host.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 
 
 def add_commands(infra: typer.Typer) -> None:
@@ -50,8 +43,14 @@ def _errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         from rich.markup import escape
 
-        from infra.kubespray.errors import KubesprayError
-        from infra.spec.errors import SpecError
+        try:
+            from infra.kubespray.errors import KubesprayError
+            from infra.spec.errors import SpecError
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "infra/ is not there: the package was installed without its repository."
+                " Remedy: run dp from a checkout."
+            ) from error
 
         try:
             return command(*args, **kwargs)
@@ -70,13 +69,13 @@ def inventory(
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where it is written.")
     ] = None,
     direct: Direct = False,
-    spec: SpecFile = None,
+    spec_file: SpecFile = None,
     profile: Profile = "reference",
 ) -> None:
     """Write Kubespray's inventory; `dp infra kubernetes` does so itself."""
     from infra.kubespray.inventory import state_folder
 
-    wanted = _spec(spec, profile)
+    wanted = _spec(spec_file, profile)
     folder = output or state_folder(wanted.name) / "inventory"
     for name in _write(wanted, folder, direct=direct):
         console.out().print(str(folder / name), soft_wrap=True)
@@ -84,21 +83,25 @@ def inventory(
 
 @app.command("check")
 @_errors
-def check(direct: Direct = False, spec: SpecFile = None, profile: Profile = "reference") -> None:
+def check(
+    direct: Direct = False, spec_file: SpecFile = None, profile: Profile = "reference"
+) -> None:
     """Have Kubespray check the inventory; reaches no machine and changes nothing."""
     from infra.kubespray import operations
 
-    runner = _runner(_spec(spec, profile), direct=direct)
+    runner = _runner(_spec(spec_file, profile), direct=direct)
     _run(runner, operations.check(runner.source))
 
 
 @app.command("install")
 @_errors
-def install(direct: Direct = False, spec: SpecFile = None, profile: Profile = "reference") -> None:
+def install(
+    direct: Direct = False, spec_file: SpecFile = None, profile: Profile = "reference"
+) -> None:
     """Make the machines a cluster; run again, bring it to the specification."""
     from infra.kubespray import operations
 
-    runner = _runner(_spec(spec, profile), direct=direct)
+    runner = _runner(_spec(spec_file, profile), direct=direct)
     _run(runner, operations.install(runner.source))
     console.err().print("Next: dp infra kubernetes kubeconfig, then dp tunnel up.")
 
@@ -110,13 +113,13 @@ def scale(
         list[str] | None, typer.Argument(help="The new workers; else all are gone through.")
     ] = None,
     direct: Direct = False,
-    spec: SpecFile = None,
+    spec_file: SpecFile = None,
     profile: Profile = "reference",
 ) -> None:
     """Add workers, which the specification and `dp infra apply` have made, to the cluster."""
     from infra.kubespray import operations
 
-    wanted = _spec(spec, profile)
+    wanted = _spec(spec_file, profile)
     runner = _runner(wanted, direct=direct)
     _run(runner, operations.scale(runner.source, wanted, nodes or ()))
 
@@ -129,13 +132,13 @@ def upgrade(
         typer.Option("--at-once", min=1, help="Workers upgraded at once; a fifth of them."),
     ] = None,
     direct: Direct = False,
-    spec: SpecFile = None,
+    spec_file: SpecFile = None,
     profile: Profile = "reference",
 ) -> None:
     """Bring Kubernetes to the specification's version, each machine drained before."""
     from infra.kubespray import operations
 
-    runner = _runner(_spec(spec, profile), direct=direct)
+    runner = _runner(_spec(spec_file, profile), direct=direct)
     _run(runner, operations.upgrade(runner.source, at_once))
 
 
@@ -148,13 +151,13 @@ def remove_node(
     ] = False,
     yes: Yes = False,
     direct: Direct = False,
-    spec: SpecFile = None,
+    spec_file: SpecFile = None,
     profile: Profile = "reference",
 ) -> None:
     """Drain a worker and take it out of the cluster; `dp infra apply` then removes the machine."""
     from infra.kubespray import operations
 
-    wanted = _spec(spec, profile)
+    wanted = _spec(spec_file, profile)
     runner = _runner(wanted, direct=direct)
     steps = list(operations.remove_node(runner.source, wanted, node, lost=lost))
     _confirm(f"Take {node} out of {wanted.name}? What is on its local volumes is lost.", yes=yes)
@@ -168,14 +171,14 @@ def reset(
         str, typer.Option("--allow-destroy", metavar="NAME", help="The cluster's name.")
     ],
     direct: Direct = False,
-    spec: SpecFile = None,
+    spec_file: SpecFile = None,
     profile: Profile = "reference",
 ) -> None:
     """Take Kubernetes off the machines, with ALL that the cluster holds; the machines stay."""
     from infra.kubespray import operations
     from infra.kubespray.errors import KubesprayError
 
-    wanted = _spec(spec, profile)
+    wanted = _spec(spec_file, profile)
     if allow_destroy != wanted.name:
         raise KubesprayError(
             f"{allow_destroy} is not the cluster of this specification",
@@ -197,13 +200,13 @@ def kubeconfig(
         bool, typer.Option("--replace", help="Even where another cluster has the name.")
     ] = False,
     direct: Direct = False,
-    spec: SpecFile = None,
+    spec_file: SpecFile = None,
     profile: Profile = "reference",
 ) -> None:
     """Fetch the administrator's kubeconfig and merge it into the file that kubectl reads."""
     from infra.kubespray import kubeconfig as kube
 
-    wanted = _spec(spec, profile)
+    wanted = _spec(spec_file, profile)
     server = kube.server_address(wanted, direct=direct)
     path = output or kube.default_path()
     fetched = kube.fetch_kubeconfig(_runner(wanted, direct=direct))

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from dataplatform.cli.kubespray import add_commands
+from dataplatform.cli import app
 from dataplatform.cli.playbook_progress import PlaybookView
 from dataplatform_tests.infra.kubespray.conftest import git
 from infra.kubespray import environment, pins, source
@@ -27,9 +26,6 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def dp(*arguments: str, answer: str = "") -> Result:
-    app, infra = typer.Typer(), typer.Typer()
-    add_commands(infra)
-    app.add_typer(infra, name="infra")
     return CliRunner().invoke(app, ["infra", *arguments], input=answer)
 
 
