@@ -95,7 +95,8 @@ def _check_workers(spec: ClusterSpec, nodes: Sequence[str]) -> None:
     for node in nodes:
         if node not in roles:
             raise InventoryError(
-                f"{node} is no machine of the specification", f"name one of {', '.join(roles)}"
+                f"{node} is no machine of the specification",
+                f"name one of {', '.join(roles)}; one that leaves is in it until it has left",
             )
         if roles[node] != "worker":
             raise InventoryError(
