@@ -209,7 +209,9 @@ def kubeconfig(
     wanted = _spec(spec_file, profile)
     server = kube.server_address(wanted, direct=direct)
     path = output or kube.default_path()
-    fetched = kube.fetch_kubeconfig(_runner(wanted, direct=direct))
+    runner = _runner(wanted, direct=direct)
+    with console.err().status("fetching the kubeconfig"):
+        fetched = kube.fetch_kubeconfig(runner)
     new = kube.renamed(fetched, wanted.name, server)
     kube.merge_kubeconfig(path, new, use=use, replace=replace)
     way = "" if direct else " (through dp tunnel up)"
