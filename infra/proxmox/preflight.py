@@ -158,7 +158,8 @@ def _thin_pool(
     name = spec.storage.disks
     if storages.get(name, {}).get("type") != "lvmthin":
         return {}
-    storage = api.get(f"storage/{name}")
+    # The one storage's own path would need Datastore.Allocate.
+    storage = next((one for one in api.get("storage") if one["storage"] == name), {})
     for pool in api.get(f"nodes/{spec.host.node}/disks/lvmthin"):
         if (pool.get("vg"), pool.get("lv")) == (storage.get("vgname"), storage.get("thinpool")):
             return dict(pool)
