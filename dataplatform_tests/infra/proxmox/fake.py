@@ -209,11 +209,20 @@ class Serving:
         self._thread.start()
         self._run(fake.start(*certificate))
 
+    async def _end(self) -> None:
+        # TLS waits for the other side's goodbye, and would be left to the garbage collector.
+        server = self._fake.runner.server if self._fake.runner else None
+        for connection in server.connections if server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._fake.stop()
+        await asyncio.sleep(0.001)
+
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
     def stop(self) -> None:
-        self._run(self._fake.stop())
+        self._run(self._end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(30)
         self.loop.close()
