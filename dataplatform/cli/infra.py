@@ -290,7 +290,10 @@ def _check_host(api: "Api", spec: "ClusterSpec", state: "State") -> None:
     found = checking.checks(spec, checking.read_facts(api, spec, state), state)
     found.append(checking.foreign_addresses(api, spec, state))
     if any(check.verdict != "ok" for check in found):
-        console.out().print(preflight_view(c for c in found if c.verdict != "ok"))
+        failing = [check for check in found if check.verdict != "ok"]
+        refused = any(check.verdict == "refused" for check in failing)
+        # What refuses is an error, which says the remedies.
+        console.out().print(preflight_view(failing, remedies=not refused))
     checking.require(found)
 
 
@@ -366,7 +369,9 @@ def _tell_end(bar: object, event: "Event") -> None:
     sign, style = {"done": ("✓", "green"), "warned": ("!", "yellow"), "failed": ("✗", "red")}[
         event.state
     ]
-    line = Text.assemble((f"{sign} ", style), f"{event.operation:<8} {event.target}")
+    named = event.target.startswith(event.operation)
+    text = event.target if named else f"{event.operation:<7} {event.target}"
+    line = Text.assemble((f"{sign} ", style), text)
     if event.text and event.state == "warned":
         line.append(f"  {event.text}", "yellow")
     bar.console.print(line)

@@ -175,8 +175,11 @@ class Applier:
         for call in step.calls:
             try:
                 warnings += self._call(call).warnings
-            except (AlreadyError, NotFoundError):
-                if not _done_already(step, call):
+            except AlreadyError:
+                if call.task not in ("qmstart", "qmstop"):
+                    raise
+            except NotFoundError:
+                if step.operation != "destroy":
                     raise
         return warnings
 
@@ -228,10 +231,3 @@ class Applier:
             if self._stop.is_set():
                 return
             time.sleep(self._waiting.pause)
-
-
-def _done_already(step: Step, call: Call) -> bool:
-    """Tell whether "already so" and "not there" are what a call was to bring about."""
-    if step.operation == "destroy":
-        return True
-    return call.task in ("qmstart", "qmstop")

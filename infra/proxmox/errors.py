@@ -214,6 +214,11 @@ CAUSES: Final = (
         "`dp infra plan` shows what is there now",
     ),
     Cause(
+        r"bridge '?(?P<bridge>\w+)'? does not exist|no such bridge",
+        StartError,
+        "the network was not applied: run `dp infra apply`, and look at the SDN's status in the UI",
+    ),
+    Cause(
         r"not configured for content-type|does not support (vm images|.*content)|content type needs",
         StorageError,
         "let the storage take it: `pvesm set STORAGE --content ...` (docs/infra.md#the-storages)",
@@ -238,11 +243,6 @@ CAUSES: Final = (
         r"configuration file .*does not exist|unable to find configuration file|does not exist",
         NotFoundError,
         "it was removed meanwhile; `dp infra plan` shows what is there now",
-    ),
-    Cause(
-        r"bridge '?(?P<bridge>\w+)'? does not exist|no such bridge",
-        StartError,
-        "the network was not applied: run `dp infra apply`, and look at the SDN's status in the UI",
     ),
     Cause(
         r"KVM virtualisation configured, but not available|/dev/kvm|vmx|svm",
@@ -315,8 +315,8 @@ def error_from_answer(
             "give it to the token's role, and the role to token and user (docs/infra.md#the-token)"
         )
         return PrivilegeError(subject, f"the token lacks a privilege ({text})", remedy)
-    if status == 400 and fields:  # noqa: PLR2004  HTTP's "Bad Request"
-        return _invalid(subject, fields)
+    if status == 400 and (fields or cause_of(text) is None):  # noqa: PLR2004  HTTP's "Bad Request"
+        return _invalid(subject, fields or {"parameters": text})
     if status == 501:  # noqa: PLR2004  HTTP's "Not Implemented"
         remedy = "use Proxmox VE 8.4 or later"
         return HostError(subject, f"this Proxmox does not know the call ({text})", remedy)

@@ -310,12 +310,7 @@ def _new(spec: ClusterSpec, machine: Machine) -> Iterator[Step]:
     create = Call(
         method="POST", path=f"nodes/{node}/qemu", parameters=parameters, task="qmcreate", of=vmid
     )
-    floor = f", floor {machine.floor_mib // 1024} GiB" if machine.floor_mib else ""
-    summary = (
-        f"{machine.ip}  {machine.vcpu} vCPU  {machine.memory_mib // 1024} GiB{floor}"
-        f"  {machine.disk_gib} GiB disk"
-    )
-    yield _machine_step("create", machine, create, summary=summary)
+    yield _machine_step("create", machine, create)
     yield _grow_step(spec, machine, None)
     yield _power_step(spec, machine, "start", "start", "qmstart")
 
@@ -325,12 +320,10 @@ def _machine_step(
     machine: Machine,
     call: Call,
     changes: Iterable[Change] = (),
-    summary: str = "",
 ) -> Step:
     return Step(
         operation=operation,
         target=machine.name,
-        summary=summary,
         changes=tuple(changes),
         calls=(call,),
         vmid=machine.vmid,
@@ -342,8 +335,9 @@ def _power_step(
 ) -> Step:
     path = f"nodes/{spec.host.node}/qemu/{machine.vmid}/status/{action}"
     call = Call(method="POST", path=path, task=task, of=str(machine.vmid))
-    after = "running" if operation == "start" else "restarted"
-    return _machine_step(operation, machine, call, (Change(key="power", after=after),))
+    before, after = ("stopped", "running") if operation == "start" else ("running", "restarted")
+    change = Change(key="power", before=before, after=after)
+    return _machine_step(operation, machine, call, (change,))
 
 
 def _grow_step(spec: ClusterSpec, machine: Machine, before: int | None) -> Step:

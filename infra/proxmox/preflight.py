@@ -158,7 +158,8 @@ def _thin_pool(
     name = spec.storage.disks
     if storages.get(name, {}).get("type") != "lvmthin":
         return {}
-    storage = api.get(f"storage/{name}")
+    # The one storage's own path would need Datastore.Allocate.
+    storage = next((one for one in api.get("storage") if one["storage"] == name), {})
     for pool in api.get(f"nodes/{spec.host.node}/disks/lvmthin"):
         if (pool.get("vg"), pool.get("lv")) == (storage.get("vgname"), storage.get("thinpool")):
             return dict(pool)
@@ -177,7 +178,7 @@ def checks(spec: ClusterSpec, facts: Facts, state: State | None) -> list[Check]:
     found = [
         _memory(spec, facts, sum(g.memory for g in guests if g.node == spec.host.node)),
         _vcpu(spec, facts, sum(g.vcpu for g in guests if g.node == spec.host.node)),
-        _disk(spec, facts),
+        *_disk(spec, facts),
         *_cpu(spec, facts),
     ]
     if state is None:
@@ -257,9 +258,11 @@ def _vcpu(spec: ClusterSpec, facts: Facts, others: int) -> Check:
     )
 
 
-def _disk(spec: ClusterSpec, facts: Facts) -> Check:
+def _disk(spec: ClusterSpec, facts: Facts) -> Iterator[Check]:
+    storage = facts.storages.get(spec.storage.disks)
+    if storage is None:
+        return  # The check of storages says so.
     need = sum(machine.disk_gib for machine in spec.machines()) * _GIB
-    storage = facts.storages.get(spec.storage.disks, {})
     usable = int(storage.get("total") or 0) - facts.volumes
     ratio = need / usable if usable > 0 else float("inf")
     fits = ratio <= spec.overcommit.disk
@@ -267,7 +270,7 @@ def _disk(spec: ClusterSpec, facts: Facts) -> Check:
         "choose smaller disks (they can grow later, never shrink; --profile fits-128 has such), or set"
         f" overcommit.disk to {ratio:.2f} or more and watch the pool: when it is full, every machine stops"
     )
-    return Check(
+    yield Check(
         name=f"disk ({spec.storage.disks})",
         need=_gib(need),
         usable=_gib(usable),

@@ -107,8 +107,10 @@ def _title(
 
 
 def _size(machine: Machine) -> str:
-    floor = f" (floor {machine.floor_mib // 1024})" if machine.floor_mib else ""
-    return f"{machine.vcpu:>4} vCPU{machine.memory_mib // 1024:>5} GiB{floor}{machine.disk_gib:>6} GiB disk"
+    memory = f"{machine.memory_mib // 1024:>5} GiB"
+    if machine.balloon_mib:
+        memory += f" ({machine.assured_mib // 1024} at least)"
+    return f"{machine.vcpu:>4} vCPU{memory:<20}{machine.disk_gib:>5} GiB disk"
 
 
 def _change(change: Change, width: int) -> Text:
@@ -133,7 +135,8 @@ def _withheld(plan: Plan) -> Iterator[tuple[str, str, Text]]:
 def _totals(plan: Plan) -> Text:
     if plan.empty:
         count = len(plan.unchanged)
-        return Text(f"No changes: {count} machines are as the specification says.", "green")
+        machines = "1 machine is" if count == 1 else f"{count} machines are"
+        return Text(f"No changes: {machines} as the specification says.", "green")
     groups = groupby(plan.steps, key=lambda step: step.target)
     kinds = [kind_of(list(steps)) for _, steps in groups]
     add = sum(kind in ("add", "rebuild") for kind in kinds)
@@ -153,7 +156,7 @@ def _remarks(plan: Plan) -> Iterator[Text]:
         yield Text(note, "dim")
 
 
-def preflight_view(found: Iterable[Check]) -> RenderableType:
+def preflight_view(found: Iterable[Check], *, remedies: bool = True) -> RenderableType:
     """Return the table of checks, and below it what to do about those that fail."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     listed = list(found)
@@ -164,9 +167,9 @@ def preflight_view(found: Iterable[Check]) -> RenderableType:
         ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
         row = (one.name, one.need, one.floor, one.usable, ratio)
         table.add_row(*map(Text, row), Text(one.verdict, _VERDICTS[one.verdict]))
-    remedies = [
+    said = [
         Text.assemble((f"{one.name}: ", _VERDICTS[one.verdict]), one.remedy)
         for one in listed
-        if one.remedy
+        if one.remedy and remedies
     ]
-    return Group(table, *remedies)
+    return Group(table, *said)

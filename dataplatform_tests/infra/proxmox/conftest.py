@@ -1,13 +1,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from fakepve.certs import make_cert
 
-from dataplatform_tests.infra.proxmox.fake import TOKEN, Proxmox, Serving
+from dataplatform_tests.infra.proxmox.fake import SECRET, TOKEN, Proxmox, Serving
 from infra.proxmox.api import Api, Endpoint, Patience, Token
 from infra.spec.model import REFERENCE, ClusterSpec
 
@@ -51,7 +50,7 @@ def connect(certificate: tuple[str, str]) -> Iterator[Callable[..., Api]]:
 
         def session(host: Proxmox, **arguments: Any) -> Api:
             endpoint = Endpoint("127.0.0.1", host.port, authority=certificate[0])
-            token = Token(TOKEN, host.apitokens[TOKEN])
+            token = Token(TOKEN, SECRET)
             arguments = {"endpoint": endpoint, "token": token, "patience": QUICK} | arguments
             return running.enter_context(Api(**arguments))
 
@@ -85,13 +84,3 @@ def small() -> ClusterSpec:
 @pytest.fixture
 def reference() -> ClusterSpec:
     return make_spec()
-
-
-@pytest.fixture
-def spec_file(tmp_path: Path) -> Path:
-    """A file of the reference that needs no key file."""
-    content = yaml.safe_load(REFERENCE.read_text())
-    content["ssh"] = {"user": "dp", "public_keys": [KEY]}
-    file = tmp_path / "cluster.yaml"
-    file.write_text(yaml.safe_dump(content))
-    return file

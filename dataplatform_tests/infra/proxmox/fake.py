@@ -8,17 +8,18 @@ tests alone.
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 from fakepve import FakePve
-from fakepve.model import PveError, TaskError
+from fakepve.model import FakeVm, PveError, TaskError
 from fakepve.qemu import join_drive, split_drive
 
 from infra.proxmox.normalise import parse_size
 
 NODE: Final = "pve"
 TOKEN: Final = "automation@pve!dp"
+SECRET: Final = "sesame-open-1234"
 GIB: Final = 1 << 30
 IMAGE_SIZE: Final = 3 * GIB
 _T = TypeVar("_T")
@@ -32,10 +33,13 @@ class Proxmox(FakePve):
     def __init__(self) -> None:
         super().__init__(host="127.0.0.1", port=0)
         self.storages: dict[str, dict[str, Any]] = self.storages
-        self.apitokens[TOKEN] = "sesame-open-1234"
+        self.apitokens[TOKEN] = SECRET
         self.nodes = {NODE: {"online": True}}
         self.storages["local"].update(content="iso,vztmpl,backup,import", total=100 * GIB)
         self.storages["local-lvm"].update(total=900 * GIB, avail=900 * GIB)
+        self.instead: dict[str, Callable[[], Awaitable[None]]] = {}
+        self.slow: dict[str, float] = {}
+        self.warns: dict[str, str] = {}
         self.memory = 128 * GIB
         self.flags = V3
         self.threads = 32
@@ -65,6 +69,29 @@ class Proxmox(FakePve):
             ("PUT", sdn + "/vnets/{vnet}/subnets/{subnet}", self._subnets_put),
             ("PUT", sdn, self._sdn_apply),
         ]
+
+    async def task(  # noqa: PLR0913, PLR0917
+        self,
+        node: str,
+        ttype: str,
+        tid: object,
+        user: str,
+        body: Callable[[], Awaitable[str | None]],
+        vm: FakeVm | None = None,
+        lock: bool = True,
+        log: Iterable[str] = (),
+    ) -> str:
+        """Run a task: another in its place, slower, or with a warning where a test wants it."""
+
+        async def run() -> str | None:
+            await self.pause(self.slow.get(ttype, 0))
+            return await self.instead.get(ttype, body)()
+
+        upid = await super().task(node, ttype, tid, user, run, vm, lock, log)
+        if ttype in self.warns:
+            self.tasks[upid]["exitstatus"] = "WARNINGS: 1"
+            self.tasks[upid]["log"].append(self.warns[ttype])
+        return upid
 
     # Disks
 
@@ -182,11 +209,20 @@ class Serving:
         self._thread.start()
         self._run(fake.start(*certificate))
 
+    async def _end(self) -> None:
+        # TLS waits for the other side's goodbye, and would be left to the garbage collector.
+        server = self._fake.runner.server if self._fake.runner else None
+        for connection in server.connections if server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._fake.stop()
+        await asyncio.sleep(0.001)
+
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
     def stop(self) -> None:
-        self._run(self._fake.stop())
+        self._run(self._end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(30)
         self.loop.close()

@@ -316,10 +316,11 @@ def test_machine_that_changed_hands_between_plan_and_apply_is_not_destroyed(
     host: Proxmox, api: Api, small: ClusterSpec
 ) -> None:
     bring_up(api, small)
-    plan, _ = make_plan(api, small, allow_destroy=["dp-worker-1"])
+    one = make_spec(pools__masters__count=1, pools__workers__count=0)
+    plan, _ = make_plan(api, one, allow_destroy=["dp-worker-1"])
     host.find("pve", 9104).config["tags"] = "theirs"
 
-    applied = Applier(api, small).apply(plan)
+    applied = Applier(api, one).apply(plan)
 
     assert isinstance(applied.errors[0], ForeignMachineError)
     assert host.find("pve", 9104).status == "running"
