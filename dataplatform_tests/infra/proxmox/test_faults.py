@@ -659,6 +659,13 @@ def test_refusals_are_told_all_at_once(host: Proxmox, connect: Connect) -> None:
     assert "vCPU: needs" in str(caught.value)
 
 
+def test_machine_that_may_not_be_removed_yet_still_counts(host: Proxmox, connect: Connect) -> None:
+    bring_up(connect(host), make_spec(pools__masters__count=1, pools__workers__count=2))
+    host.memory = 40 * GIB  # 8 for the host, 8 and 16 asked for, 16 still there
+    with pytest.raises(PreflightError, match="memory: needs 24 GiB, has 16 GiB"):
+        bring_up(connect(host), SMALL)
+
+
 def test_unreadable_key_file_stops_before_the_host_is_asked(
     host: Proxmox, connect: Connect, tmp_path: Path
 ) -> None:
