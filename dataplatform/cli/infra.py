@@ -70,6 +70,11 @@ def _infra_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
             return command(*args, **kwargs)
         except (ProxmoxError, SpecError) as error:
             raise UserError(str(error)) from error
+        except KeyboardInterrupt:
+            raise UserError(
+                "Interrupted: tasks that the host has begun go on there."
+                " Remedy: `dp infra apply` goes on from what is there then."
+            ) from None
 
     return user_errors(_guarded)
 

@@ -138,6 +138,8 @@ class Api:
         self._sessions: list[requests.Session] = []
         self._idle: list[ProxmoxResource] = []
         self._counting = threading.Lock()
+        self.stopped = threading.Event()
+        """Set to end waiting for tasks early; they go on."""
         self.calls = 0
         """Requests sent so far."""
 
@@ -231,7 +233,10 @@ class Api:
                 raise TaskTimeoutError(
                     _kind(upid), cause, "watch it in the host's UI, then run again"
                 )
-            time.sleep(pause)
+            if self.stopped.wait(pause):
+                raise TaskTimeoutError(
+                    _kind(upid), "no longer awaited; it goes on", "run again later"
+                )
             pause = min(pause * 2, self._patience.longest_poll)
 
     def _ended(self, node: str, upid: str, exit_status: str) -> Task:

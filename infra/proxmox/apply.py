@@ -15,12 +15,14 @@ from typing import Final, Literal
 from infra.proxmox.api import Api, Task
 from infra.proxmox.errors import (
     AlreadyError,
+    ChangedError,
     ForeignMachineError,
     HostError,
     NotFoundError,
     ProxmoxError,
     UnreachableMachineError,
 )
+from infra.proxmox.normalise import OWNED, canonical
 from infra.proxmox.observe import Observed, observe_machine
 from infra.proxmox.plan import Plan, gib_text
 from infra.proxmox.reach import Reach
@@ -128,8 +130,9 @@ class Applier:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             try:
                 list(pool.map(lambda chain: self._chain(chain, applied), chains))
-            except BaseException:  # Ctrl-C: let what runs end, begin nothing.
+            except BaseException:  # Ctrl-C: begin nothing; what the host does goes on there.
                 self._stop.set()
+                self._api.stopped.set()
                 raise
         self._chain(after, applied)
         applied.left = [step for step in plan.steps if step not in applied.done]
@@ -161,6 +164,8 @@ class Applier:
                 warnings = self._calls(step)
             self._verify_ours(step)
             return warnings
+        if step.operation == "update":
+            return self._update(step)
         if step.operation == "destroy" and self._verify_ours(step) is None:
             return []
         warnings = self._calls(step)
@@ -169,6 +174,20 @@ class Applier:
         if step.operation in ("start", "restart"):
             self._await_ssh(step)
         return warnings
+
+    def _update(self, step: Step) -> list[str]:
+        """Change a configuration; where an answer got lost, the retry's digest is ours to be stale."""
+        try:
+            return self._calls(step)
+        except ChangedError:
+            machine = observe_machine(self._api, self._spec, step.vmid or 0)
+            asked = step.calls[0].parameters
+            wanted = canonical(asked)
+            if machine is None or any(
+                machine.config[key] != wanted[key] for key in OWNED if key in asked
+            ):
+                raise
+            return []
 
     def _calls(self, step: Step) -> list[str]:
         warnings: list[str] = []
@@ -228,6 +247,5 @@ class Applier:
                     f"its SSH is not reached: {reason}",
                     reason.remedy,
                 )
-            if self._stop.is_set():
+            if self._stop.wait(self._waiting.pause):
                 return
-            time.sleep(self._waiting.pause)

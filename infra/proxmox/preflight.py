@@ -174,10 +174,10 @@ def checks(spec: ClusterSpec, facts: Facts, state: State | None) -> list[Check]:
         facts: what the host has.
         state: what is on it; None: it was not asked.
     """
-    guests = [g for g in state.guests.values() if g.running] if state else []
+    others = _others(spec, state) if state else []
     found = [
-        _memory(spec, facts, sum(g.memory for g in guests if g.node == spec.host.node)),
-        _vcpu(spec, facts, sum(g.vcpu for g in guests if g.node == spec.host.node)),
+        _memory(spec, facts, sum(memory for memory, _ in others)),
+        _vcpu(spec, facts, sum(vcpu for _, vcpu in others)),
         *_disk(spec, facts),
         *_cpu(spec, facts),
     ]
@@ -193,6 +193,19 @@ def checks(spec: ClusterSpec, facts: Facts, state: State | None) -> list[Check]:
     )
     found += [check for one in of_the_host for check in one(spec, facts)]
     return [*found, *_vmids(spec, state), *_way_in(spec, state)]
+
+
+def _others(spec: ClusterSpec, state: State) -> list[tuple[int, int]]:
+    """Return bytes of memory and vCPU of each running machine that the specification lacks."""
+    wanted = {machine.vmid for machine in spec.machines()}
+    guests = [
+        (guest.memory, guest.vcpu)
+        for guest in state.guests.values()
+        if guest.running and guest.node == spec.host.node
+    ]
+    left = [one for vmid, one in state.machines.items() if one.running and vmid not in wanted]
+    ours = [(int(one.config["memory"]) << 20, int(one.config["cores"])) for one in left]
+    return guests + ours
 
 
 def require(found: Iterable[Check]) -> None:

@@ -430,6 +430,39 @@ def test_killed_at_every_call_and_run_again_ends_the_same(
         assert everything(host) == wanted, f"killed at call {last} of {calls}"
 
 
+def test_killed_at_every_call_of_a_change_and_run_again_ends_the_same(
+    serve: Callable[[], Proxmox], connect: Connect
+) -> None:
+    before = make_spec(pools__masters__count=0, pools__workers__count=2, tunnels=[])
+    after = make_spec(
+        pools__masters__count=0,
+        pools__workers__count=2,
+        pools__workers__without=[1],
+        pools__workers__disk_gib=300,
+        network__firewall__open_ports=[22, 443],
+        tunnels=[],
+    )
+
+    def allowed(host: Proxmox) -> list[str]:
+        return ["dp-worker-1"] if host.vm(9104) else []
+
+    undisturbed = serve()
+    bring_up(connect(undisturbed), before)
+    api = connect(undisturbed)
+    bring_up(api, after, allow_destroy=allowed(undisturbed))
+    wanted = everything(undisturbed)
+    assert [vm.name for vm in undisturbed.vms] == ["dp-worker-2"]
+
+    for last in range(1, api.calls + 1):
+        host, count = serve(), iter(range(1, 1000))
+        bring_up(connect(host), before)
+        mortal = connect(host, adapter=lambda _, c=count, n=last: Mortal(c, n, after=True))
+        with suppress(Killed):
+            bring_up(mortal, after, allow_destroy=allowed(host))
+        assert bring_up(connect(host), after, allow_destroy=allowed(host)).errors == [], last
+        assert everything(host) == wanted, f"killed at call {last} of {api.calls}"
+
+
 @st.composite
 def specs(draw: st.DrawFn) -> ClusterSpec:
     """Small clusters of any shape that the model allows."""

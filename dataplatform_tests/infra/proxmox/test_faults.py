@@ -5,6 +5,7 @@ The table in docs/infra.md is held to this list.
 
 import re
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from dataplatform_tests.infra.proxmox.conftest import make_spec
 from dataplatform_tests.infra.proxmox.fake import GIB, NODE, SECRET, TOKEN, V2, Proxmox
 from infra.proxmox import preflight
 from infra.proxmox.api import Api, Endpoint, Patience, Token
-from infra.proxmox.apply import Applier, Waiting
+from infra.proxmox.apply import Applier, Event, Waiting
 from infra.proxmox.errors import PreflightError, ProxmoxError
 from infra.proxmox.observe import observe
 from infra.proxmox.plan import Plan, make_plan
@@ -591,6 +592,36 @@ def test_lost_answer_does_nothing_twice(
     assert len(ended_well) == (1 if kind else 0)
 
 
+def test_lost_answer_of_an_update_is_no_change_by_someone_else(
+    host: Proxmox, connect: Connect
+) -> None:
+    bring_up(connect(host), SMALL)
+    host.find(NODE, 9101).config["protection"] = "0"
+    losing = Losing("POST", "/config", 1)
+    bring_up(connect(host, adapter=lambda _: losing), SMALL)
+    assert host.find(NODE, 9101).config["protection"] in (1, "1")
+
+
+def test_interrupted_apply_returns_at_once_and_the_next_one_goes_on(
+    host: Proxmox, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.time_scale, host.slow["qmcreate"] = 0.01, 100
+    api, seen = connect(host), []
+
+    def interrupted(event: Event) -> None:
+        seen.append(event)
+        if event.operation == "create":
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Applier(api, SMALL, interrupted).apply(make_plan(api, SMALL)[0], workers=1)
+    assert time.monotonic() - started < 5
+    assert host.vms == []
+    host.time_scale = 0
+    bring_up(connect(host), SMALL)
+
+
 def test_lost_answer_of_a_task_that_still_runs_is_awaited_not_repeated(
     host: Proxmox, connect: Connect
 ) -> None:
@@ -657,6 +688,13 @@ def test_refusals_are_told_all_at_once(host: Proxmox, connect: Connect) -> None:
         bring_up(connect(host), SMALL)
     assert "memory: needs" in str(caught.value)
     assert "vCPU: needs" in str(caught.value)
+
+
+def test_machine_that_may_not_be_removed_yet_still_counts(host: Proxmox, connect: Connect) -> None:
+    bring_up(connect(host), make_spec(pools__masters__count=1, pools__workers__count=2))
+    host.memory = 40 * GIB  # 8 for the host, 8 and 16 asked for, 16 still there
+    with pytest.raises(PreflightError, match="memory: needs 24 GiB, has 16 GiB"):
+        bring_up(connect(host), SMALL)
 
 
 def test_unreadable_key_file_stops_before_the_host_is_asked(
