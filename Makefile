@@ -7,7 +7,7 @@ STATE := .dataplatform
 # Extra arguments:  make test ARGS="-k manifest -x"   make run ARGS="--help"
 ARGS ?=
 # What pytest leaves out unless asked: tiers that need servers, a cluster or a browser.
-TIERS ?= not stack and not kubernetes and not browser and not images
+TIERS ?= not stack and not kubernetes and not browser and not images and not ansible
 TESTS ?= dataplatform_tests
 
 # Some images set it; every process would then compile Dagster anew, which takes longer than running.
@@ -74,6 +74,10 @@ test-kubernetes: setup  ## Run the tests on a real Kubernetes node (as root; the
 .PHONY: test-images
 test-images: setup  ## Build the container images, run and push them (Debian, root, Buildah)
 	@$(BIN)/python -m pytest -m images $(TESTS) $(ARGS)
+
+.PHONY: test-ansible
+test-ansible: setup  ## Run the tests of Kubespray's runner, by its Ansible (the first time installs it)
+	@$(BIN)/python -m pytest -m ansible $(TESTS) $(ARGS)
 
 .PHONY: lint lint-style lint-types lint-definitions
 lint: lint-style lint-types lint-definitions  ## Check style, types and that the code location loads

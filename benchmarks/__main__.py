@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks.report import save, show
 
-EMBEDDED = ("load", "sensor", "peer", "increment", "lineage")
+EMBEDDED = ("load", "sensor", "peer", "increment", "lineage", "infra_plan")
 NAMES = (*EMBEDDED, "minio", "trino", "spark_operator")
 """The others need servers, or a Kubernetes node and root: they run when named."""
 

@@ -9,6 +9,8 @@ from dataplatform.cli import (
     docs,
     doctor,
     images,
+    infra,
+    kubespray,
     prune,
     query,
     rollback,
@@ -43,3 +45,5 @@ app.command("restore")(backup.restore)
 app.add_typer(views.app, name="views")
 app.add_typer(stack.app, name="stack")
 app.add_typer(images.app, name="images")
+kubespray.add_commands(infra.app)
+app.add_typer(infra.app, name="infra")

@@ -1,0 +1,1 @@
+"""Kubernetes on the machines, by Kubespray: its inventory from the specification, and its runner."""

@@ -1,0 +1,1 @@
+"""The one description of host, machines and cluster, and its profiles."""
