@@ -15,6 +15,7 @@ from dataplatform.cli import (
     run,
     stack,
     status,
+    tunnel,
     ui,
     views,
 )
@@ -43,3 +44,4 @@ app.command("restore")(backup.restore)
 app.add_typer(views.app, name="views")
 app.add_typer(stack.app, name="stack")
 app.add_typer(images.app, name="images")
+app.add_typer(tunnel.app, name="tunnel")
