@@ -205,6 +205,7 @@ def _start_in_background(folder: "StateFolder", options: list[str]) -> None:
             stderr=log,
             start_new_session=True,
         )
+    _BACKGROUND.append(process)
     try:
         _show(_await_ready(folder, process))
     except BaseException:
@@ -214,6 +215,10 @@ def _start_in_background(folder: "StateFolder", options: list[str]) -> None:
         f"The tunnels stay up in the background; what happens: {shown(folder.log)}."
         " dp tunnel status, dp tunnel down."
     )
+
+
+_BACKGROUND: Final[list["subprocess.Popen[bytes]"]] = []
+"""Python warns of a process that is forgotten while it runs."""
 
 
 def _await_ready(folder: "StateFolder", process: "subprocess.Popen[bytes]") -> "Snapshot":

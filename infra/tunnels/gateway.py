@@ -15,6 +15,8 @@ from infra.tunnels.errors import HostKeyError, LoginError, TunnelError, Unreacha
 
 _KNOWN_HOSTS: Final = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 _SSH_PORT: Final = 22
+_HOST_KEYS: Final = "ssh-ed25519,ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521,rsa-sha2-512,rsa-sha2-256"
+"""Asked for after those that are known: a host whose key is of another kind now is to show it."""
 _BY_KEY_ONLY: Final[dict[str, Any]] = {
     "preferred_auth": "publickey",
     "password_auth": False,
@@ -101,14 +103,6 @@ async def connect(gateway: Gateway) -> tuple[asyncssh.SSHClientConnection, Clien
 
 
 def _options(gateway: Gateway, client: Client) -> asyncssh.SSHClientConnectionOptions:
-    keys: dict[str, Any] = {}
-    if gateway.identity:
-        # A key with a passphrase counts through the agent, which then offers no other one: sshd
-        # ends a login after six wrong keys.
-        keys = {"client_keys": [str(gateway.identity)], "ignore_encrypted": True}
-        public = gateway.identity.with_name(f"{gateway.identity.name}.pub")
-        if public.exists():
-            keys["agent_identities"] = [str(public)]
     return asyncssh.SSHClientConnectionOptions(
         host=gateway.host,
         port=gateway.port,
@@ -117,9 +111,22 @@ def _options(gateway: Gateway, client: Client) -> asyncssh.SSHClientConnectionOp
         connect_timeout=gateway.connect_seconds,
         keepalive_interval=gateway.keepalive_seconds,
         keepalive_count_max=3,
+        server_host_key_algs=f"+{_HOST_KEYS}",
         **_BY_KEY_ONLY,
-        **keys,
+        **_keys(gateway.identity),
     )
+
+
+def _keys(identity: Path | None) -> dict[str, Any]:
+    """Return by which keys to log in: by the one named, which may be in the agent only."""
+    if identity is None:
+        return {}
+    public = identity.with_name(f"{identity.name}.pub")
+    # sshd ends a login after six wrong keys, so the agent is to offer this one only.
+    keys: dict[str, Any] = {"agent_identities": [str(public)]} if public.exists() else {}
+    if identity.exists() or not keys:
+        keys |= {"client_keys": [str(identity)], "ignore_encrypted": True}
+    return keys
 
 
 def _known_hosts(options: asyncssh.SSHClientConnectionOptions) -> list[str]:

@@ -160,6 +160,7 @@ class Supervisor:
         answers = await asyncio.gather(*(probe(asking, one) for one in self._forwards))
         names = [one.route.name for one in self._forwards]
         self._health = dict(zip(names, answers, strict=True))
+        self._write()
         if not self._told:
             self._audience.ready(self.snapshot())
             self._told = self._health
@@ -167,7 +168,6 @@ class Supervisor:
             if self._told[name] != (state, detail):
                 self._audience.changed(f"{name}: {detail or 'answers again'}.", _LEVEL[state])
         self._told = self._health
-        self._write()
 
     def snapshot(self) -> Snapshot:
         """Return how things are."""
