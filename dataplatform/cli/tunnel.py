@@ -41,8 +41,14 @@ def _tunnel_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(command)
     def _guarded(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        from infra.spec.errors import SpecError
-        from infra.tunnels.errors import TunnelError
+        try:
+            from infra.spec.errors import SpecError
+            from infra.tunnels.errors import TunnelError
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "infra/ is not there: the package was installed without its repository."
+                " Remedy: run dp from a checkout."
+            ) from error
 
         try:
             return command(*args, **kwargs)
@@ -59,10 +65,17 @@ def up(
         list[str] | None, typer.Argument(help="The tunnels wanted; all where none is named.")
     ] = None,
     spec: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another file than infra/spec/cluster.yaml.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar="DATAPLATFORM_INFRA_SPEC", help="Else infra/spec/cluster.yaml."
+        ),
     ] = None,
     profile: Annotated[
-        str, typer.Option(help="What is laid over it: reference (nothing), fits-128, small.")
+        str,
+        typer.Option(
+            envvar="DATAPLATFORM_INFRA_PROFILE",
+            help="What is laid over it: reference (nothing), fits-128, small.",
+        ),
     ] = "reference",
     identity: Annotated[
         Path | None,
@@ -93,8 +106,8 @@ def up(
     chosen = moved(chosen) if free_ports else chosen
     folder = _folder()
     if background:
-        same = ["--profile", profile, *(["--spec", str(spec)] if spec else [])]
-        same += ["--identity", str(identity)] if identity else []
+        given = {"--profile": profile, "--spec": spec, "--identity": identity}
+        same = [f"{option}={value}" for option, value in given.items() if value]
         _start_in_background(folder, [*same, *_as_options(chosen)])
         return
     host = wanted.host

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncssh
@@ -18,6 +18,14 @@ _OPEN_SECONDS: Final = 5.0
 """How long one address may take to answer; an absent machine of the same network takes 3 s."""
 
 Channel = tuple["asyncssh.SSHReader[bytes]", "asyncssh.SSHWriter[bytes]"]
+
+
+_NOTICE: Final = 0.02
+"""How soon a connection that broke is taken out of use."""
+
+
+class BrokenError(Exception):
+    """The SSH connection broke before anything was sent through it."""
 
 
 class NoAnswerError(Exception):
@@ -45,11 +53,13 @@ class Link:
         Raises:
             NoAnswerError: it doesn't.
         """
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_PATIENCE):
-                await self._up.wait()
-        if self._connection is None:
-            raise NoAnswerError("no SSH connection")
+                while self._connection is None or self._connection.is_closed():
+                    await self._up.wait()
+                    await asyncio.sleep(_NOTICE)
+        except TimeoutError:
+            raise NoAnswerError("no SSH connection") from None
         return self._connection
 
 
@@ -97,21 +107,31 @@ class Forward:
                 writer.close()
         except NoAnswerError as error:
             self.failure = str(error)
+        except BrokenError:
+            self.failure = "the SSH connection broke"
         finally:
             self._relays.discard(task)
             if not writer.is_closing():
                 _reset(writer)
 
     async def _open(self) -> Channel:
-        """Return a channel to the first address that answers, the one of last time before all others."""
-        connection = await self._link.get()
-        first = self._answering
-        others = [one for one in self.route.targets if one != first]
+        """Return a channel; where the SSH connection breaks at that moment, one of the next."""
+        try:
+            return await self._first_answer(await self._link.get())
+        except BrokenError:
+            return await self._first_answer(await self._link.get())
+
+    async def _first_answer(self, connection: asyncssh.SSHClientConnection) -> Channel:
+        """Return a channel to the first address that answers; that of last time goes before the others."""
+        others = [one for one in self.route.targets if one != self._answering]
         failures: list[str] = []
-        for target in (first, *others):
+        for target in (self._answering, *others):
             try:
                 channel = await _open_channel(connection, target)
             except asyncssh.ChannelOpenError as error:
+                await asyncio.sleep(0)  # asyncssh completes a close in the next turn.
+                if connection.is_closed():
+                    raise BrokenError from error
                 failures.append(f"{target}: {_reason(error)}")
                 if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
                     break
@@ -120,10 +140,12 @@ class Forward:
             else:
                 self._answering = target
                 return channel
-            if connection.is_closed():
-                raise NoAnswerError("the SSH connection broke")
-        more = f" (nor do {len(failures) - 1} other nodes answer)" if failures[1:] else ""
-        raise NoAnswerError(failures[0] + more)
+        raise NoAnswerError(_summary(failures))
+
+
+def _summary(failures: list[str]) -> str:
+    others = len(failures) - 1
+    return failures[0] + (f" (nor on {others} other node{'s' * (others > 1)})" if others else "")
 
 
 async def _open_channel(connection: asyncssh.SSHClientConnection, target: Target) -> Channel:

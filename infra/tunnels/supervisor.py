@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -117,15 +117,18 @@ class Supervisor:
         began = clock()
         self._link.set(connection)
         self._becomes("connected")
+        closed = asyncio.ensure_future(connection.wait_closed())
+        questions = asyncio.ensure_future(self._keep_asking(asking))
         try:
-            while not connection.is_closed():
-                await self._ask_all(asking)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._timings.probe):
-                        await connection.wait_closed()
+            await asyncio.wait({closed, questions}, return_when=asyncio.FIRST_COMPLETED)
+            if questions.done():
+                questions.result()
         finally:
             self._link.set(None)
             connection.close()
+            closed.cancel()
+            questions.cancel()
+            await asyncio.gather(closed, questions, return_exceptions=True)
         return clock() - began
 
     async def _reconnect(
@@ -154,6 +157,11 @@ class Supervisor:
         elif told and (before[:2] != (state, detail)):
             self._audience.changed(told, "bad")
         self._write()
+
+    async def _keep_asking(self, asking: httpx.AsyncClient) -> None:
+        while True:
+            await self._ask_all(asking)
+            await asyncio.sleep(self._timings.probe)
 
     async def _ask_all(self, asking: httpx.AsyncClient) -> None:
         """Ask behind each tunnel, and tell what is not as it was told last."""

@@ -116,13 +116,16 @@ class Held:
     def is_up(self) -> bool:
         return self.ended or (bool(self.tables) and self.snapshot.connection == "connected")
 
+    def is_healthy(self) -> bool:
+        return until(lambda: self.snapshot.healthy)
+
     @property
     def ended(self) -> bool:
         return not self._thread.is_alive()
 
     def failure(self) -> TunnelError:
         """The error that it ends with by itself."""
-        self._thread.join(15)
+        self._thread.join(60)
         assert self.error, "It goes on."
         return self.error
 
@@ -130,7 +133,7 @@ class Held:
         if self._loop and self._task:
             with suppress(RuntimeError):  # The loop has ended.
                 self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(15)
+        self._thread.join(60)
         assert self.ended
 
 
@@ -229,7 +232,7 @@ def hold(folder: StateFolder) -> Iterator[Callable[..., Held]]:
     def make(gateway: Gateway, *routes: Route, probe: float = FAST.probe) -> Held:
         held = Held(gateway, routes, folder, probe)
         started.append(held)
-        assert until(held.is_up, 20)
+        assert until(held.is_up, 60)
         if held.error:
             sys.stderr.write(f"{held.error}\n")
         return held

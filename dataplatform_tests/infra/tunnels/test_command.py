@@ -111,7 +111,7 @@ def test_up_shows_the_addresses_and_ends_at_ctrl_c(
     assert f"The tunnels are up already (pid {process.pid}). Remedy:" in notes
 
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert all(one.url in said for one in told.tunnels)
     assert said.endswith("The tunnels are closed.\n")

@@ -45,7 +45,7 @@ def test_an_unknown_host_is_named_with_its_fingerprint_and_what_to_do(
     remedy = text.rsplit("`", 2)[1]
     assert remedy.startswith("ssh-keyscan")
     subprocess.run(remedy.replace("~", str(ssh_home.parent)), shell=True, check=True)  # noqa: S602
-    assert hold(gateway_of(sshd), route).snapshot.healthy
+    assert hold(gateway_of(sshd), route).is_healthy()
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa"])
@@ -80,7 +80,7 @@ def test_a_hashed_file_of_known_hosts_is_read(
     known = ssh_home / "known_hosts"
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(known)], check=True)
     assert "127.0.0.1" not in known.read_text()
-    assert hold(gateway_of(sshd), route).snapshot.healthy
+    assert hold(gateway_of(sshd), route).is_healthy()
 
 
 def test_a_file_of_known_hosts_that_is_none_is_named(
@@ -145,7 +145,7 @@ def test_a_key_of_the_agent_logs_in(
     key = ssh_home / "id_ed25519"
     agent(key)
     key.unlink()
-    assert hold(gateway_of(sshd), route).snapshot.healthy
+    assert hold(gateway_of(sshd), route).is_healthy()
 
 
 def test_the_identity_named_is_the_one_that_a_full_agent_offers(
@@ -159,7 +159,7 @@ def test_the_identity_named_is_the_one_that_a_full_agent_offers(
     assert isinstance(error, LoginError)  # sshd hangs up after six.
     assert "--identity" in str(error)
     key.unlink()
-    assert hold(gateway_of(sshd, key), route).snapshot.healthy
+    assert hold(gateway_of(sshd, key), route).is_healthy()
 
 
 def test_a_jump_of_the_configuration_is_made(
@@ -170,7 +170,7 @@ def test_a_jump_of_the_configuration_is_made(
         f"Host 127.0.0.1\n  ProxyJump {jump.user}@localhost:{jump.port}\n"
         f"Host localhost\n  HostKeyAlias 127.0.0.1\n"
     )
-    assert hold(gateway_of(host), route).snapshot.healthy
+    assert hold(gateway_of(host), route).is_healthy()
     assert "Accepted publickey" in jump.log.read_text()
 
 
@@ -180,4 +180,4 @@ def test_a_host_may_be_a_name_of_the_configuration(
     (ssh_home / "config").write_text(
         f"Host proxmox\n  HostName 127.0.0.1\n  HostKeyAlias 127.0.0.1\n  Port {sshd.port}\n"
     )
-    assert hold(Gateway("proxmox", sshd.port, sshd.user), route).snapshot.healthy
+    assert hold(Gateway("proxmox", sshd.port, sshd.user), route).is_healthy()

@@ -98,7 +98,7 @@ def test_a_dead_page_is_named_with_its_reason_and_leaves_the_others_alone(
     held = hold(gateway_of(sshd), route, alive)
     assert held.state("minio") == "down"
     first = f"{NODES[0]}:{dead.port}: connection refused"
-    assert held.detail("minio") == f"{first} (nor do 1 other nodes answer)"
+    assert held.detail("minio") == f"{first} (nor on 1 other node)"
     assert get(alive) == "grafana"
     with pytest.raises(httpx.TransportError):
         get(route)
@@ -174,9 +174,9 @@ def test_a_killed_server_is_waited_for(sshd: Sshd, hold: Hold, make_page: MakePa
 
 def test_a_silent_host_is_given_up(sshd: Sshd, hold: Hold, make_page: MakePage) -> None:
     route = to(make_page("grafana"))
-    held = hold(gateway_of(sshd, keepalive=0.2), route)
+    held = hold(gateway_of(sshd, keepalive=0.5), route)
     sshd.freeze()
-    assert until(lambda: held.snapshot.reconnects == 1)
+    assert until(lambda: held.snapshot.reconnects)
     assert any("not responding to keepalive" in one for one in held.told)
     assert get(route) == "grafana"
 
