@@ -9,6 +9,7 @@ from dataplatform.cli import (
     docs,
     doctor,
     images,
+    infra,
     prune,
     query,
     rollback,
@@ -44,4 +45,5 @@ app.command("restore")(backup.restore)
 app.add_typer(views.app, name="views")
 app.add_typer(stack.app, name="stack")
 app.add_typer(images.app, name="images")
+app.add_typer(infra.app, name="infra")
 app.add_typer(tunnel.app, name="tunnel")

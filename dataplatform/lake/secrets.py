@@ -22,6 +22,7 @@ SECRETS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "trino/platform": _LOGIN,
         "catalog/platform": ("token",),
         "coingecko": ("api_key",),
+        "proxmox": ("token_id", "token_secret"),
     }
 )
 """The secrets that the platform knows: path to the names of its values."""

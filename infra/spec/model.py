@@ -32,6 +32,7 @@ class Host(_Part):
 
     Attributes:
         address: where its API and its SSH server answer.
+        api_address: where its API is reached, if elsewhere: 127.0.0.1 through an SSH tunnel.
         api_port: of the API.
         node: its name within Proxmox.
         fingerprint: SHA-256 of its certificate; None checks it against known authorities.
@@ -45,6 +46,7 @@ class Host(_Part):
     """
 
     address: str = Field(min_length=1)
+    api_address: str | None = None
     api_port: Port = 8006
     node: Label
     fingerprint: str | None = Field(None, pattern=r"^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$")
@@ -348,6 +350,14 @@ class ClusterSpec(_Part):
         return tuple(
             machine for name, pool in self.pools.items() for machine in _machines(name, pool)
         )
+
+    @model_validator(mode="after")
+    def _cpu_type_is_one(self) -> Self:
+        if self.cpu_type == "x86-64-v1":
+            raise ValueError(
+                "cpu_type: Proxmox has no x86-64-v1; kvm64 is that level, host the CPU's"
+            )
+        return self
 
     @model_validator(mode="after")
     def _machines_do_not_clash(self) -> Self:

@@ -1,0 +1,1 @@
+"""From a bare Proxmox VE host to the machines of the specification, by plan and apply."""
