@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from infra.spec.model import ClusterSpec, Tunnel
 from infra.tunnels.errors import TunnelError
@@ -68,10 +69,15 @@ def routes(
 
 
 def _route(spec: ClusterSpec, tunnel: Tunnel) -> Route:
-    """Return where a tunnel leads to: its node, or all nodes, as a NodePort is open on each."""
+    """Return where a tunnel leads to: its node, or all machines, as a NodePort is open on each."""
     machines = [one for one in spec.machines() if tunnel.node in (None, one.name)]
-    targets = tuple(Target(str(one.ip), tunnel.port) for one in machines)
+    hosts = [str(one.ip) for one in machines] if machines else [_LOOPBACK]
+    targets = tuple(Target(host, tunnel.port) for host in hosts)
     return Route(tunnel.name, tunnel.local_port, targets, tunnel.path, tunnel.scheme)
+
+
+_LOOPBACK: Final = "127.0.0.1"
+"""Of the host, which is the node of a tunnel that names no machine."""
 
 
 def _check_ports(chosen: tuple[Route, ...]) -> None:

@@ -35,6 +35,7 @@ def test_a_node_port_is_asked_of_every_machine_and_another_port_of_its_own() -> 
     nodes = [str(machine.ip) for machine in spec.machines()]
     assert by_name["grafana"].targets == tuple(Target(ip, 30301) for ip in nodes)
     assert nodes[0] == "10.10.0.101"
+    assert by_name["proxmox"].targets == (Target("127.0.0.1", 8006),)
     assert by_name["kubernetes"].targets == (Target("10.10.0.101", 6443),)
 
 
@@ -49,7 +50,11 @@ def test_names_choose_and_ports_differ() -> None:
 @pytest.mark.parametrize(
     ("names", "ports", "said"),
     [
-        (["grafna"], {}, "No tunnel is called grafna. Remedy: one of kubernetes, headlamp"),
+        (
+            ["grafna"],
+            {},
+            "No tunnel is called grafna. Remedy: one of proxmox, kubernetes, headlamp",
+        ),
         ([], {"x": 1}, "No tunnel is called x"),
         ([], {"trino": 8080}, "headlamp and trino would both listen on 8080. Remedy: .*--port"),
     ],
