@@ -31,11 +31,9 @@ def test_each_tunnel_leads_to_its_page(sshd: Sshd, hold: Hold, make_page: MakePa
     routes = [to(make_page("grafana")), to(make_page("vault"), path="/ui/")]
     held = hold(gateway_of(sshd), *routes)
     assert [get(one) for one in routes] == ["grafana", "vault"]
+    assert held.is_healthy()
     (table,) = held.tables
-    assert [(one.name, one.state, one.url) for one in table.tunnels] == [
-        (one.name, "up", one.url) for one in routes
-    ]
-    assert table.healthy
+    assert [(one.name, one.url) for one in table.tunnels] == [(one.name, one.url) for one in routes]
 
 
 def test_nobody_else_on_the_network_reaches_them(
@@ -51,17 +49,17 @@ def test_nobody_else_on_the_network_reaches_them(
     assert listening == ["127.0.0.1"]
 
 
-def test_fifty_connections_at_once_carry_megabytes_unharmed(
+def test_twenty_connections_at_once_carry_megabytes_unharmed(
     sshd: Sshd, hold: Hold, make_page: MakePage
 ) -> None:
     route = to(make_page("registry"))
     hold(gateway_of(sshd), route)
-    bodies = [os.urandom(200_000) for _ in range(49)] + [os.urandom(8_000_000)]
+    bodies = [os.urandom(200_000) for _ in range(19)] + [os.urandom(8_000_000)]
 
     def echo(body: bytes) -> bytes:
         return httpx.post(route.url, content=body, trust_env=False, timeout=60).content
 
-    with ThreadPoolExecutor(50) as pool:
+    with ThreadPoolExecutor(20) as pool:
         echoed = list(pool.map(echo, bodies))
     assert [hashlib.sha256(one).digest() for one in echoed] == [
         hashlib.sha256(one).digest() for one in bodies
