@@ -17,6 +17,7 @@ from dataplatform.cli import (
     run,
     stack,
     status,
+    tunnel,
     ui,
     views,
 )
@@ -47,3 +48,4 @@ app.add_typer(stack.app, name="stack")
 app.add_typer(images.app, name="images")
 kubespray.add_commands(infra.app)
 app.add_typer(infra.app, name="infra")
+app.add_typer(tunnel.app, name="tunnel")

@@ -20,6 +20,8 @@ _ROOT: Final = _PACKAGE.parent
 _KEPT_LOGS: Final = 20
 _PREFIX: Final = "DATAPLATFORM_"
 _CREDENTIAL_OF_VAULT: Final = f"{_PREFIX}VAULT_CREDENTIAL"
+_OPTIONS: Final = (f"{_PREFIX}INFRA_SPEC", f"{_PREFIX}INFRA_PROFILE")
+"""Variables that stand for an option of `dp`."""
 
 
 def load_settings() -> Settings:
@@ -55,7 +57,7 @@ def _known() -> frozenset[str]:
 
     settings = {f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
     secrets = {variable_of(path, name) for path in SECRETS for f in forms_of(path) for name in f}
-    return frozenset({*settings, *secrets, _CREDENTIAL_OF_VAULT})
+    return frozenset({*settings, *secrets, *_OPTIONS, _CREDENTIAL_OF_VAULT})
 
 
 @cache

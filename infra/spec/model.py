@@ -262,7 +262,7 @@ class Tunnel(_Part):
         name: what is behind it.
         local_port: on 127.0.0.1.
         port: on the node, such as a NodePort.
-        node: the machine; None: any that answers.
+        node: the machine, or the host by `host.node`; None: any machine that answers.
         path: of the page to open.
         scheme: of its URL.
     """
@@ -393,7 +393,7 @@ class ClusterSpec(_Part):
         for key in ("name", "local_port"):
             for value, first, second in _twice([(getattr(t, key), t.name) for t in self.tunnels]):
                 raise ValueError(f"tunnels {first} and {second} have the same {key} {value}")
-        names = {machine.name for machine in self.machines()}
+        names = {self.host.node, *(machine.name for machine in self.machines())}
         for tunnel in self.tunnels:
             if tunnel.node is not None and tunnel.node not in names:
                 raise ValueError(

@@ -1,0 +1,1 @@
+"""The SSH tunnels into the cluster's network, supervised: `dp tunnel`."""
