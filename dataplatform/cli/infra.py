@@ -228,7 +228,7 @@ def _api(spec: "ClusterSpec") -> "Generator[Api]":
         address=host.api_address or host.address,
         port=host.api_port,
         fingerprint=host.fingerprint,
-        authority=os.environ.get("DATAPLATFORM_PROXMOX_CA_FILE"),
+        authority=host.authority and str(Path(host.authority).expanduser()),
     )
     with Api(endpoint, Token(values["token_id"], values["token_secret"])) as api:
         yield api

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -336,6 +337,11 @@ class Api:
 
     def _new_session(self) -> ProxmoxResource:
         endpoint = self._endpoint
+        if endpoint.authority and not Path(endpoint.authority).is_file():
+            cause = f"host.authority names {endpoint.authority}, which is no file"
+            raise CertificateError(
+                endpoint.address, cause, "name the authority's certificate in PEM"
+            )
         user, _, name = self._token.name.partition("!")
         backend = Backend(
             endpoint.address,

@@ -36,6 +36,7 @@ class Host(_Part):
         api_port: of the API.
         node: its name within Proxmox.
         fingerprint: SHA-256 of its certificate; None checks it against known authorities.
+        authority: file of the certificate of an authority of one's own.
         ssh_user: who logs in to it; the machines are reached through it.
         ssh_port: of its SSH server.
         memory_gib: what Linux has, for planning without the host.
@@ -50,6 +51,7 @@ class Host(_Part):
     api_port: Port = 8006
     node: Label
     fingerprint: str | None = Field(None, pattern=r"^([0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}$")
+    authority: str | None = None
     ssh_user: str = "root"
     ssh_port: Port = 22
     memory_gib: Gib

@@ -19,11 +19,15 @@ Infra = Callable[..., Result]
 
 
 @pytest.fixture
-def write(host: Proxmox, tmp_path: Path) -> Callable[..., Path]:
+def write(host: Proxmox, tmp_path: Path, certificate: tuple[str, str]) -> Callable[..., Path]:
     def written(**keys: Any) -> Path:
         content = yaml.safe_load(REFERENCE.read_text())
         content["ssh"] = {"user": "dp", "public_keys": [KEY]}
-        content["host"] |= {"api_address": "127.0.0.1", "api_port": host.port}
+        content["host"] |= {
+            "api_address": "127.0.0.1",
+            "api_port": host.port,
+            "authority": certificate[0],
+        }
         for key, value in keys.items():
             *way, last = key.split("__")
             part = content
@@ -41,13 +45,11 @@ def write(host: Proxmox, tmp_path: Path) -> Callable[..., Path]:
 def infra(
     monkeypatch: pytest.MonkeyPatch,
     host: Proxmox,
-    certificate: tuple[str, str],
     write: Callable[..., Path],
 ) -> Infra:
     """Run `dp infra` on the host, with the profile that fits it."""
     monkeypatch.setenv("DATAPLATFORM_PROXMOX_TOKEN_ID", TOKEN)
     monkeypatch.setenv("DATAPLATFORM_PROXMOX_TOKEN_SECRET", host.apitokens[TOKEN])
-    monkeypatch.setenv("DATAPLATFORM_PROXMOX_CA_FILE", certificate[0])
     monkeypatch.setenv("DATAPLATFORM_INFRA_SPEC", str(write()))
     monkeypatch.setenv("DATAPLATFORM_INFRA_PROFILE", "fits-128")
     monkeypatch.setenv("COLUMNS", "160")

@@ -477,6 +477,14 @@ def test_certificate_not_trusted(connect: Connect, host: Proxmox) -> None:
     assert type(caught.value).__name__ == "CertificateError"
 
 
+def test_authority_that_is_no_file_is_named(
+    connect: Connect, host: Proxmox, tmp_path: Path
+) -> None:
+    endpoint = Endpoint("127.0.0.1", host.port, authority=str(tmp_path / "none.pem"))
+    with pytest.raises(ProxmoxError, match=r"none\.pem, which is no file.*PEM"):
+        connect(host, endpoint=endpoint).get("version")
+
+
 def fingerprint_of(host: Proxmox, authority: str) -> str:
     import hashlib
     import ssl
