@@ -75,11 +75,13 @@ test-kubernetes: setup  ## Run the tests on a real Kubernetes node (as root; the
 test-images: setup  ## Build the container images, run and push them (Debian, root, Buildah)
 	@$(BIN)/python -m pytest -m images $(TESTS) $(ARGS)
 
-.PHONY: lint lint-style lint-types lint-definitions
-lint: lint-style lint-types lint-definitions  ## Check style, types and that the code location loads
+.PHONY: lint lint-style lint-shell lint-types lint-definitions
+lint: lint-style lint-shell lint-types lint-definitions  ## Check style, types and that the code location loads
 lint-style: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+lint-shell: setup
+	@$(BIN)/shellcheck $$(grep -rlE '^#!.*sh$$' .ci infra tools)
 lint-types: setup
 	@$(BIN)/ty check
 lint-definitions: setup
