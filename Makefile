@@ -79,11 +79,13 @@ test-images: setup  ## Build the container images, run and push them (Debian, ro
 test-ansible: setup  ## Run the tests of Kubespray's runner, by its Ansible (the first time installs it)
 	@$(BIN)/python -m pytest -m ansible $(TESTS) $(ARGS)
 
-.PHONY: lint lint-style lint-types lint-definitions
-lint: lint-style lint-types lint-definitions  ## Check style, types and that the code location loads
+.PHONY: lint lint-style lint-shell lint-types lint-definitions
+lint: lint-style lint-shell lint-types lint-definitions  ## Check style, types and that the code location loads
 lint-style: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+lint-shell: setup
+	@$(BIN)/shellcheck $$(grep -rlE '^#!.*sh$$' .ci infra tools)
 lint-types: setup
 	@$(BIN)/ty check
 lint-definitions: setup

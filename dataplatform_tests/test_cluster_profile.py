@@ -14,6 +14,7 @@ import pytest
 import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 from dagster._core.workspace.config_schema import process_workspace_config
 from dagster._utils import find_free_port
 from dagster_k8s import K8sRunLauncher
@@ -384,6 +385,13 @@ def test_the_page_names_every_setting_of_spark_and_no_other() -> None:
     # A row may name more than one: `DATAPLATFORM_SPARK_NAMESPACE`, `_SERVICE_ACCOUNT`.
     names = re.findall(rf"`(?:{prefix}|_)(\w+)`", "".join(rows))
     assert sorted(name.lower() for name in names) == sorted(SparkSettings.model_fields)
+
+
+def test_the_page_says_how_long_a_run_may_take_and_how_one_takes_longer() -> None:
+    page = (REPOSITORY / "docs" / "cluster.md").read_text()
+    seconds = load("dagster.cluster.yaml")["run_monitoring"]["max_runtime_seconds"]
+    assert f"{seconds // 3600} hours (`run_monitoring.max_runtime_seconds`" in page
+    assert f"`{MAX_RUNTIME_SECONDS_TAG}`" in page
 
 
 def test_the_settings_of_the_pods_are_settings() -> None:

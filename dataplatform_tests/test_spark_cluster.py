@@ -193,7 +193,10 @@ def test_a_driver_that_says_nothing_is_tried_again_unless_it_would_end_so_again(
 
 
 def test_a_runs_tags_change_its_size(
-    lake: LakeResource, spark: ProcessCluster, monkeypatch: pytest.MonkeyPatch
+    lake: LakeResource,
+    spark: ProcessCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     ending = OutOfMemoryError("spark/app", "x", "y")
     monkeypatch.setattr(ProcessCluster, "ending", ending)
@@ -201,9 +204,26 @@ def test_a_runs_tags_change_its_size(
     run(lake, spark, tags)
     (application,) = spark.submitted
     assert (application.executor.instances, application.executor.memory) == (7, "8g")
+    assert "is the most" not in capfd.readouterr().err
     refused = run(lake, spark, {"dataplatform.spark/executor_memory": "much"})
     assert "dataplatform.spark/executor_memory" in error_of(refused)
     assert retried(refused) == 0
+
+
+def test_a_run_that_asks_for_more_executors_than_it_gets_is_told(
+    lake: LakeResource,
+    spark: ProcessCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    ending = OutOfMemoryError("spark/app", "x", "y")
+    monkeypatch.setattr(ProcessCluster, "ending", ending)
+    run(lake, spark, {"dataplatform.spark/executors": "40"})
+    (application,) = spark.submitted
+    assert application.executor.instances == 20
+    said = capfd.readouterr().err
+    assert "40 executors were asked for, and 20 is the most" in said
+    assert "dataplatform.spark/max_executors" in said
 
 
 @pytest.mark.parametrize(

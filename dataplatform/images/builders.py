@@ -17,6 +17,8 @@ Tell = Callable[[str], None]
 """Told each line that a builder prints."""
 
 _TAIL: Final = 15
+_REGISTRY_SECONDS: Final = 20.0
+"""For a digest; one that answers does so within two, one behind a firewall would be waited for."""
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG: Final = re.compile(r":[^:/]+$")
 _DRIVER: Final = re.compile(r"^Driver:\s+(\S+)", re.MULTILINE)
@@ -195,12 +197,15 @@ def find_builder(name: str | None = None) -> Builder:
 def pinned(builder: Builder, base: str) -> str:
     """Return a base with the digest that its registry has for it now.
 
-    As it is where it has one already, or where no registry can be asked: offline, or `localhost/…`.
+    As it is where it has one already, or where no registry answers in time: offline, or `localhost/…`.
     """
     command = builder.digest_command(base)
     if is_pinned(base) or base.startswith("localhost/") or not shutil.which(command[0]):
         return base
-    run = _quietly(command)
+    try:
+        run = _quietly(command, _REGISTRY_SECONDS)
+    except subprocess.TimeoutExpired:
+        return base
     found = _DIGEST.fullmatch(run.stdout.strip()) if run.returncode == 0 else None
     return f"{_TAG.sub('', base)}@{found[0]}" if found else base
 
@@ -257,5 +262,7 @@ def _run(command: list[str], failure: str, tell: Tell) -> str:
     return said
 
 
-def _quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+def _quietly(command: list[str], seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=False, timeout=seconds
+    )

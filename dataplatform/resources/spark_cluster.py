@@ -233,6 +233,10 @@ class SparkClusterResource(SparkResource):
         sizes = self.sizes.tagged(context.run.tags)
         executors = sizes.chosen_for(size)
         context.log.info("%.1f MB to read: %d executors.", size / _MEGABYTE, executors)
+        if sizes.executors and executors < sizes.executors:
+            tag = f"{SIZE_TAGS}/max_executors"
+            told = "%d executors were asked for, and %d is the most. Remedy: raise the tag %s."
+            context.log.warning(told, sizes.executors, executors, tag)
         application = spark_application(self, sizes, executors)
         failures: list[FailureMessage] = []
         try:

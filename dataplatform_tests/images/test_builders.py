@@ -1,5 +1,6 @@
 """The commands that builders get, and what is said where one fails; the builders are scripts."""
 
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -173,6 +174,19 @@ def test_the_digest_of_the_base_is_asked_for(programs: Path, builder: str, progr
     )
     for unknown in ("python:3.12", "localhost/python:3.11", f"python@{DIGEST}"):
         assert builders.pinned(BUILDERS[builder], unknown) == unknown
+
+
+def test_a_registry_that_does_not_answer_is_not_waited_for(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builders, "_REGISTRY_SECONDS", 0.5)
+    script(programs, "skopeo", "exec /bin/sleep 60")
+    script(programs, "buildah", "echo '1 GB'")
+    began = time.monotonic()
+    listed = CliRunner().invoke(app, ["images", "list", "--registry", "node:30500"])
+    assert listed.exit_code == 0, listed.output
+    assert "node:30500" in listed.stdout
+    assert time.monotonic() - began < 30
 
 
 def test_a_base_that_has_moved_gives_images_of_another_name(programs: Path) -> None:

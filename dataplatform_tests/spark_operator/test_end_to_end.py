@@ -12,10 +12,16 @@ from dataplatform.resources.spark_operator.client import SparkApplicationClient
 from dataplatform.resources.spark_operator.follow import Following
 from dataplatform.resources.spark_operator.messages import PipesBucket
 from dataplatform.resources.spark_operator.pipes import PipesSparkApplicationClient
-from dataplatform.resources.spark_operator.spec import Driver, Executor, SparkApplication
+from dataplatform.resources.spark_operator.spec import (
+    Driver,
+    Executor,
+    SecretKey,
+    SparkApplication,
+)
 from dataplatform.resources.spark_operator.states import Deadlines
 from dataplatform_tests.kubernetes import oci
 from dataplatform_tests.minio.servers import ROOT, SECRET
+from dataplatform_tests.spark_operator.step import KEY
 
 if TYPE_CHECKING:
     from dataplatform_tests.kubernetes.fixtures import OperatorProcess
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kubernetes
 
+LOGIN = {"AWS_ACCESS_KEY_ID": ROOT, "AWS_SECRET_ACCESS_KEY": SECRET}
 PROGRAM = """
 import os, time
 import boto3
@@ -59,18 +66,20 @@ class Step:
         self.folder = folder
         self.program = node.shared / f"{namespace}.py"
         self.program.write_text(PROGRAM)
+        literals = [f"--from-literal={name}={value}" for name, value in LOGIN.items()]
+        node.kubectl("create", "secret", "generic", KEY, f"--namespace={namespace}", *literals)
         self.log: list[str] = []
         self.messages: list[Any] = []
         self.error: BaseException | None = None
 
     def application(self) -> SparkApplication:
-        key = {"AWS_ACCESS_KEY_ID": ROOT, "AWS_SECRET_ACCESS_KEY": SECRET}
-        env = {"S3": self.store.endpoint, "AWS_DEFAULT_REGION": "us-east-1"} | key
+        env = {"S3": self.store.endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+        login = {name: SecretKey(name=KEY, key=name) for name in LOGIN}
         return SparkApplication(
             image=oci.IMAGE,
             image_pull_policy="Never",
             main_file=f"local://{self.program}",
-            driver=Driver(memory="512m", service_account="spark", env=env),
+            driver=Driver(memory="512m", service_account="spark", env=env, secret_env=login),
             executor=Executor(instances=1, memory="512m"),
         )
 
