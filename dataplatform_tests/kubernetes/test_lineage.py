@@ -1,6 +1,5 @@
 """The lineage on Kubernetes: real pods, real servers, and the very rows that a laptop has."""
 
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -79,13 +78,11 @@ def platform(
 
 @pytest.fixture(scope="module")
 def dagster(platform: Deployment) -> Iterator[Control]:
-    """Dagster outside of the node, by `dagster.cluster.yaml`."""
-    own = {name: os.environ[name] for name in os.environ if not name.startswith("DATAPLATFORM_")}
-    environment = own | platform.outside
+    """Dagster as `kubectl apply -k .` starts it; this process reads its storage."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in platform.outside.items():
             patch.setenv(name, value)
-        with control(platform, environment) as running:
+        with control(platform) as running:
             yield running
 
 
