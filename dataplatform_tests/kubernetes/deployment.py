@@ -193,6 +193,12 @@ class Deployment:
             )
         return listed.items
 
+    def executors_of(self, run_id: str) -> list[client.V1Pod]:
+        """Return the executors of a run's applications."""
+        labels = f"dagster/run-id={run_id},spark-role=executor"
+        with self.node.api() as api:
+            return client.CoreV1Api(api).list_namespaced_pod(SPARK, label_selector=labels).items
+
     def pods(self, namespace: str = SPARK) -> Mapping[str, str]:
         """Return the pods of a namespace: name to phase."""
         with self.node.api() as api:
