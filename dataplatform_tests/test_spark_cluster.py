@@ -276,6 +276,7 @@ def test_the_application_names_servers_and_mounts_secrets_and_holds_none() -> No
     # Spark is given what tables need of it, and nothing of which the driver holds the secret.
     conf = spec["sparkConf"]
     assert conf["spark.sql.session.timeZone"] == "UTC"
+    assert conf["spark.authenticate"] == "true"
     assert not [key for key in conf if "s3" in key or "spark.sql.catalog" in key]
 
 

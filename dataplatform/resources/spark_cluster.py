@@ -383,6 +383,8 @@ def spark_application(
         image_pull_secrets=tuple(spark.image_pull_secrets),
         spark_conf={
             **ENGINE_CONF,
+            # Driver and executors talk to who knows the application's secret, which Spark makes.
+            "spark.authenticate": "true",
             "spark.sql.shuffle.partitions": str(partitions),
         },
         event_log=spark.event_log,

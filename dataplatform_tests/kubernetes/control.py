@@ -1,39 +1,25 @@
-"""Dagster beside the node: code location, the daemon's loops, and what the UI asks for."""
+"""Dagster in its pods on the node, asked as its UI asks."""
 
-import json
-import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-import pytest
+import grpc
+import httpx
 import yaml
 from dagster import AssetKey, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import GrpcServerTarget
-from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
-from dagster._daemon.controller import create_daemon_of_type
-from dagster._daemon.daemon import MonitoringDaemon
-from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
-from dagster._grpc.client import DagsterGrpcClient
-from dagster_graphql.test.utils import execute_dagster_graphql
-from kubernetes.config import incluster_config
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from dataplatform_tests.kubernetes import oci
-from dataplatform_tests.kubernetes.deployment import DAEMON_ACCOUNT, Deployment
+from dataplatform_tests.kubernetes import loopback, oci
+from dataplatform_tests.kubernetes.deployment import Deployment
+from dataplatform_tests.kubernetes.shipped import CODE_SERVER, DAEMON, WEB_SERVER
 
 PATIENCE_SECONDS: Final = 900.0
 LOCATION: Final = "dataplatform"
-_HOST: Final = "127.0.0.1"
-_LOOPS: Final = (QueuedRunCoordinatorDaemon, MonitoringDaemon, EventLogConsumerDaemon)
-"""Of the daemon; without sensors and schedules, which would start runs of their own."""
+_REPOSITORY: Final = "__repository__"
 _LAUNCH: Final = """
 mutation ($params: ExecutionParams!) {
   launchRun(executionParams: $params) {
@@ -43,6 +29,18 @@ mutation ($params: ExecutionParams!) {
   }
 }
 """
+_AUTOMATIONS: Final = """
+query ($repository: RepositorySelector!) {
+  repositoryOrError(repositorySelector: $repository) {
+    ... on Repository { schedules { id name } sensors { id name } }
+    ... on PythonError { message }
+  }
+}
+"""
+_STOP: Final = {
+    "schedules": "mutation ($id: String!) { done: stopRunningSchedule(id: $id) { __typename } }",
+    "sensors": "mutation ($id: String!) { done: stopSensor(id: $id) { __typename } }",
+}
 _TERMINATE: Final = "mutation ($run: String!) { terminateRun(runId: $run) { __typename } }"
 
 
@@ -57,13 +55,12 @@ class Control:
 
     instance: DagsterInstance
     platform: Deployment
-    _workspace: WorkspaceProcessContext
 
     def launch(self, job: str, tags: Mapping[str, str], assets: Sequence[AssetKey] = ()) -> str:
         """Queue a run of a job, or of some of its assets; returns its id."""
         selector = {
             "repositoryLocationName": LOCATION,
-            "repositoryName": "__repository__",
+            "repositoryName": _REPOSITORY,
             "jobName": job,
             "assetSelection": [key.to_graphql_input() for key in assets] or None,
         }
@@ -116,9 +113,22 @@ class Control:
         """Return all that was logged of a run."""
         return "\n".join(str(entry) for entry in self.instance.all_logs(run_id))
 
+    def stop_automations(self) -> None:
+        """Stop schedules and sensors, which would start runs of their own."""
+        names = {"repositoryLocationName": LOCATION, "repositoryName": _REPOSITORY}
+        found = self._ask(_AUTOMATIONS, repository=names)["repositoryOrError"]
+        for kind, mutation in _STOP.items():
+            assert found.get(kind), found
+            for one in found[kind]:
+                answer = self._ask(mutation, id=one["id"])["done"]
+                assert "Error" not in answer["__typename"], (one, answer)
+
     def _ask(self, query: str, **variables: Any) -> Any:
-        with self._workspace.create_request_context() as context:
-            return execute_dagster_graphql(context, query, variables).data
+        url = f"http://{loopback.ADDRESS}:{self.platform.shipped.web_port}/graphql"
+        body = {"query": query, "variables": variables}
+        answer = httpx.post(url, json=body, timeout=PATIENCE_SECONDS)
+        assert answer.is_success, answer.text
+        return answer.json()["data"]
 
 
 def _has_executors(application: Mapping[str, Any]) -> bool:
@@ -126,32 +136,23 @@ def _has_executors(application: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def control(platform: Deployment, environment: Mapping[str, str]) -> Generator[Control]:
-    """Start the code location and the daemon's loops; the caller's environment is the settings'."""
-    home = dagster_home(platform)
-    with (
-        _in_cluster(platform),
-        _code_location(platform, {**environment, "DAGSTER_HOME": str(home)}) as port,
-        DagsterInstance.from_config(str(home)) as instance,
-        WorkspaceProcessContext(instance, GrpcServerTarget(_HOST, port, None, LOCATION)) as space,
-        _daemon(space),
-    ):
-        yield Control(instance, platform, space)
+def control(platform: Deployment) -> Generator[Control]:
+    """Start code server, web server and daemon; the caller's environment is the settings'."""
+    platform.start(CODE_SERVER, WEB_SERVER)
+    assert_healthy(platform)
+    with DagsterInstance.from_config(str(dagster_home(platform))) as instance:
+        running = Control(instance, platform)
+        running.stop_automations()
+        platform.start(DAEMON)
+        yield running
 
 
-@contextmanager
-def _in_cluster(platform: Deployment) -> Generator[None]:
-    """Give this process what a pod of the daemon has: runs get its instance, login included."""
-    token = platform.folder / "daemon.token"
-    token.write_text(platform.token(DAEMON_ACCOUNT))
-    url = urlsplit(platform.node.server)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBERNETES_SERVICE_HOST", str(url.hostname))
-        patch.setenv("KUBERNETES_SERVICE_PORT", str(url.port))
-        patch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
-        certificate = str(platform.node.layout.api_certificate)
-        patch.setattr(incluster_config, "SERVICE_CERT_FILENAME", certificate)
-        yield
+def assert_healthy(platform: Deployment) -> None:
+    """Ask the code server what the kubelet asks by the shipped probe."""
+    probe = platform.shipped.grpc_probe
+    with grpc.insecure_channel(f"{loopback.ADDRESS}:{platform.shipped.grpc_port}") as channel:
+        answer = HealthStub(channel).Check(HealthCheckRequest(service=probe["service"]))
+    assert answer.status == HealthCheckResponse.SERVING
 
 
 def dagster_home(platform: Deployment) -> Path:
@@ -164,54 +165,3 @@ def dagster_home(platform: Deployment) -> Path:
         config[section]["config"][name] = str(home / section)
     (home / "dagster.yaml").write_text(yaml.safe_dump(config))
     return home
-
-
-@contextmanager
-def _code_location(platform: Deployment, environment: Mapping[str, str]) -> Generator[int]:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "dagster", "code-server", "start", "--host", _HOST]
-    command += ["--port", str(port), "--module-name", "dataplatform.definitions"]
-    command += ["--container-context", json.dumps(platform.container_context())]
-    log = platform.folder / "code-location.log"
-    image = {"DAGSTER_CURRENT_IMAGE": oci.IMAGE}
-    with log.open("wb") as written:
-        server = subprocess.Popen(
-            command, stdout=written, stderr=written, env={**environment, **image}, cwd=log.parent
-        )
-    try:
-        platform.node.wait("code location", lambda: _answers(port), seconds=PATIENCE_SECONDS)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def _answers(port: int) -> bool:
-    with suppress(DagsterUserCodeUnreachableError):
-        DagsterGrpcClient(port=port, host=_HOST).ping("")
-        return True
-    return False
-
-
-@contextmanager
-def _daemon(space: WorkspaceProcessContext) -> Generator[None]:
-    over = threading.Event()
-    loops: list[Any] = [
-        create_daemon_of_type(kind.daemon_type(), space.instance) for kind in _LOOPS
-    ]
-
-    def work() -> None:
-        while not over.wait(1):
-            for loop in loops:
-                for _ in loop.run_iteration(space):
-                    pass
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(60)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +20,9 @@ from dataplatform.stack.launch import open_vault
 from dataplatform.vault.bootstrap import bootstrap
 from dataplatform.vault.layout import Kubernetes, platform_layout
 from dataplatform_tests.kubernetes import oci
-from dataplatform_tests.kubernetes.fixtures import pod_spec
+from dataplatform_tests.kubernetes.node import NodeError
 from dataplatform_tests.kubernetes.operator import GROUP, PLURAL, VERSION
+from dataplatform_tests.kubernetes.shipped import Shipped
 
 if TYPE_CHECKING:
     from dataplatform_tests.kubernetes.node import Node
@@ -33,6 +35,8 @@ CODE_ACCOUNT: Final = "dagster-code"
 DAEMON_ACCOUNT: Final = "dagster"
 STEP_POD_JOB: Final = "inbox_job"
 """The job whose every step gets a pod of its own."""
+_START_SECONDS: Final = 600
+"""A server of Dagster is there after ten seconds; on a machine at work on other things, a minute."""
 _REVIEWER: Final = "vault-reviewer"
 _SIZES: Final = {
     "DRIVER_MEMORY": "1g",
@@ -84,14 +88,15 @@ class Deployment:
         }
         return self.settings | logins | own
 
+    @cached_property
+    def shipped(self) -> Shipped:
+        """What `kubectl apply -k .` sends, for this node."""
+        return Shipped(self.node, self.settings)
+
     def deploy(self) -> None:
-        """Apply the manifests as they are, and what a cluster's administrator adds."""
-        for folder in (DAGSTER, SPARK):
-            self.node.kubectl("apply", "-k", str(MANIFESTS / folder))
-            # There is no pod network, and the image's programs are this machine's.
-            label = "pod-security.kubernetes.io/enforce=privileged"
-            self.node.kubectl("label", "--overwrite", "namespace", folder, label)
-        self._configure()
+        """Apply all but Dagster's processes, and what a cluster's administrator adds."""
+        objects = self.shipped.surroundings()
+        self.node.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
         self._let_pods_into_vault()
         jars = self.node.shared / "jars"
         jars.mkdir()
@@ -99,13 +104,26 @@ class Deployment:
             shutil.copy(jar, jars)
         self._share_secrets()
 
-    def _configure(self) -> None:
-        """Set the addresses, and make the ConfigMap of Dagster's instance."""
-        shipped = yaml.safe_load((MANIFESTS / DAGSTER / "settings.yaml").read_text())
-        name = shipped["metadata"]["name"]
-        self.apply("ConfigMap", DAGSTER, name, data=shipped["data"] | self.settings)
-        instance = {"dagster.yaml": (oci.CHECKOUT / "dagster.cluster.yaml").read_text()}
-        self.apply("ConfigMap", DAGSTER, "dagster-instance", data=instance)
+    def start(self, *names: str) -> None:
+        """Apply Deployments, and wait until their pods are ready.
+
+        Raises:
+            NodeError: they are not in time; says what they wrote last.
+        """
+        deployments = [self.shipped.deployment(name) for name in names]
+        self.node.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(deployments))
+        for name in names:
+            described = ("rollout", "status", f"deployment/{name}", f"--namespace={DAGSTER}")
+            try:
+                self.node.kubectl(*described, f"--timeout={_START_SECONDS}s")
+            except NodeError as error:
+                raise NodeError(f"{error}\n{self._said(name)}") from None
+
+    def _said(self, name: str) -> str:
+        """Return the last lines of a Deployment's pods."""
+        selected = (f"--namespace={DAGSTER}", f"--selector=app.kubernetes.io/name={name}")
+        events = self.node.kubectl("describe", "pods", *selected)
+        return events + self.node.kubectl("logs", *selected, "--tail=40")
 
     def _let_pods_into_vault(self) -> None:
         """Bind Vault's role `platform` to the service accounts of Dagster's pods."""
@@ -122,16 +140,6 @@ class Deployment:
         )
         with closing(open_vault(self.stack.plan, "setup")) as vault:
             bootstrap(vault, platform_layout(kubernetes=kubernetes))
-
-    def container_context(self) -> dict[str, Any]:
-        """Return what pods of Dagster need on this node, as the code location says it."""
-        pod = pod_spec(self.node)
-        [container] = pod.pop("containers")
-        container.pop("name")
-        # Of a pod in the host's network it would be the host's name.
-        own = {"valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-        container["env"].append({"name": "HOSTNAME", **own})
-        return {"k8s": {"run_k8s_config": {"pod_spec_config": pod, "container_config": container}}}
 
     def _share_secrets(self) -> None:
         """Do what External Secrets does: copy what drivers read from Vault."""
@@ -184,6 +192,12 @@ class Deployment:
                 DAGSTER, label_selector=f"dagster/run-id={run_id}"
             )
         return listed.items
+
+    def executors_of(self, run_id: str) -> list[client.V1Pod]:
+        """Return the executors of a run's applications."""
+        labels = f"dagster/run-id={run_id},spark-role=executor"
+        with self.node.api() as api:
+            return client.CoreV1Api(api).list_namespaced_pod(SPARK, label_selector=labels).items
 
     def pods(self, namespace: str = SPARK) -> Mapping[str, str]:
         """Return the pods of a namespace: name to phase."""

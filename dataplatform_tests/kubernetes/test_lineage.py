@@ -1,6 +1,5 @@
 """The lineage on Kubernetes: real pods, real servers, and the very rows that a laptop has."""
 
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
 )
+from kubernetes.client import V1Pod
 
 from dataplatform.assets.raw import raw_key
 from dataplatform.lake.place import LakePlace, LocalLake
@@ -79,13 +79,11 @@ def platform(
 
 @pytest.fixture(scope="module")
 def dagster(platform: Deployment) -> Iterator[Control]:
-    """Dagster outside of the node, by `dagster.cluster.yaml`."""
-    own = {name: os.environ[name] for name in os.environ if not name.startswith("DATAPLATFORM_")}
-    environment = own | platform.outside
+    """Dagster as `kubectl apply -k .` starts it; this process reads its storage."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in platform.outside.items():
             patch.setenv(name, value)
-        with control(platform, environment) as running:
+        with control(platform) as running:
             yield running
 
 
@@ -157,6 +155,8 @@ def test_a_queued_run_gets_a_pod_and_its_tables_an_application(
 ) -> None:
     land_wave(live.raw_zone, 0)
     run_id = dagster.launch("tables_job", LIVE)
+    dagster.wait_for_executors(run_id)
+    assert_authenticated(platform.executors_of(run_id))
     assert dagster.ended(run_id) is DagsterRunStatus.SUCCESS, dagster.said(run_id)
     [application] = platform.of_run(run_id)
     assert application["status"]["applicationState"]["state"] == "COMPLETED"
@@ -179,6 +179,20 @@ def test_each_step_of_a_job_named_for_it_gets_a_pod_sized_by_its_asset(
     # The step ends after its run, and so does what it submitted.
     dagster.wait("end of the application", lambda: platform.of_run(run_id) == [])
     dagster.wait("end of the pods", lambda: platform.pods_of(run_id) == [])
+
+
+def assert_authenticated(executors: Collection[V1Pod]) -> None:
+    """Assert that all executors of an application got one secret, which Spark made for it."""
+    assert executors
+    given = [
+        {variable.name: variable.value for variable in pod.spec.containers[0].env}
+        for pod in executors
+    ]
+    [secret] = {env.get("_SPARK_AUTH_SECRET") for env in given}
+    assert secret
+    # Or they would have it, and ask nobody for his.
+    options = [value for env in given for name, value in env.items() if "_JAVA_OPT_" in name]
+    assert options.count("-Dspark.authenticate=true") == len(executors)
 
 
 def memory_limits(platform: Deployment, run_id: str) -> dict[str | None, str]:
