@@ -5,7 +5,7 @@ was started by HTTP 200. `CAUSES` reads these texts; it serves answers and tasks
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -332,8 +332,3 @@ def _invalid(subject: str, fields: Mapping[str, str]) -> ProxmoxError:
     if known is not None and "{" not in known.remedy:
         return known.error(subject, said, known.remedy)
     return InvalidRequestError(subject, f"the host does not accept {said}", remedy)
-
-
-def first_line(lines: Iterable[str]) -> str:
-    """Return the first line that says something."""
-    return next((line.strip() for line in lines if line.strip()), "")

@@ -63,7 +63,7 @@ class Deadlines(BaseModel):
         new: until an operator touches it; the workers of a busy one submit others first.
         submitted: until the driver's container runs: scheduling, mounting, pulling the image.
         running: for the work itself.
-        succeeding: until COMPLETED; a busy operator comes late (50 at once, four workers: 4 min).
+        succeeding: until COMPLETED; a busy operator comes late (50 at once on two cores: 2.5 min).
         submission_failed: until FAILED or the next attempt.
         failing: until FAILED or the next attempt.
         pending_rerun: until it is submitted again.

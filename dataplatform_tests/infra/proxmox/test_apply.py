@@ -283,6 +283,19 @@ def test_drift_of_network_and_firewall_is_mended(
     assert second.empty
 
 
+def test_network_that_was_written_and_not_applied_is_applied(
+    host: Proxmox, api: Api, small: ClusterSpec
+) -> None:
+    bring_up(api, small)
+    host.sdn["vnets"]["dpnet"]["state"] = "new"
+
+    plan, _ = make_plan(api, small)
+    (change,) = plan.steps[0].changes
+    assert (change.key, change.before, change.after) == ("SDN", "written", "applied")
+    Applier(api, small).apply(plan)
+    assert "state" not in host.sdn["vnets"]["dpnet"]
+
+
 def test_rule_of_ours_that_is_no_longer_wanted_goes_and_those_of_others_stay(
     host: Proxmox, api: Api, small: ClusterSpec
 ) -> None:
