@@ -216,19 +216,14 @@ def test_the_first_steps_of_the_page_make_what_its_example_needs(
 def test_the_role_of_the_page_is_enough_and_no_more(
     cluster: "Node", real: SparkApplicationClient, tmp_path: Path
 ) -> None:
-    [role] = [yaml.safe_load(block) for block in blocks("yaml")]
-    role["metadata"]["namespace"] = real.namespace
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(role))
-    cluster.kubectl("create", "serviceaccount", "dagster", "-n", real.namespace)
-    cluster.kubectl(
-        "create",
-        "rolebinding",
-        "dagster",
-        "-n",
-        real.namespace,
-        f"--role={role['metadata']['name']}",
-        f"--serviceaccount={real.namespace}:dagster",
-    )
+    [page] = blocks("yaml")
+    role, binding = yaml.safe_load_all(page)
+    [subject] = binding["subjects"]
+    subject["namespace"] = real.namespace
+    cluster.kubectl("create", "serviceaccount", subject["name"], "-n", real.namespace)
+    for each in (role, binding):
+        each["metadata"]["namespace"] = real.namespace
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(each))
     token = cluster.kubectl("create", "token", "dagster", "-n", real.namespace).strip()
     kubeconfig = yaml.safe_load(cluster.kubeconfig.read_text())
     kubeconfig["users"] = [
